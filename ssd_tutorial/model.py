@@ -48,7 +48,7 @@ def flatten_cells(x: Tensor, # `(B,k*n,H,W)`: `n` numbers for each of the `k` an
     b, kn = x.shape[:2]
     return x.permute(0, 3, 2, 1).reshape(b, -1, kn // k)
 
-# %% ../nbs/05_model.ipynb #b083cc64
+# %% ../nbs/05_model.ipynb #64b8d6de
 class SSDHead(nn.Module):
     "Class and box activations for every anchor, from a map of features."
     def __init__(self,
@@ -63,6 +63,7 @@ class SSDHead(nn.Module):
         self.classes = nn.Conv2d(256, k * n_classes, 3, padding=1)
         self.boxes = nn.Conv2d(256, k * 4, 3, padding=1)
         self.apply(_kaiming)
+        for out in (self.classes, self.boxes): nn.init.normal_(out.weight, std=.01)
         nn.init.constant_(self.classes.bias, bias)
 
     def forward(self, x: Tensor # `(B,nin,H,W)`

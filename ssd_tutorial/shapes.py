@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SHAPES', 'shape_corners', 'draw_shape', 'toy_sample', 'make_shapes']
 
-# %% ../nbs/02_shapes.ipynb #9c7a13aa
+# %% ../nbs/02_shapes.ipynb #9fade628
 import json, math, os, random, tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .data import Sample, load_image, read_coco
+from .data import Sample, read_coco
 
 # %% ../nbs/02_shapes.ipynb #41466996
 def _ring(n, radii=(1.,), start=-90):
@@ -83,13 +83,13 @@ def _background(rng, w, h):
     speckle = np.frombuffer(rng.randbytes(w * h), np.uint8).reshape(h, w, 1) / 255. * 24 - 12
     return Image.fromarray((a + (b - a) * mix[..., None] + speckle).clip(0, 255).astype(np.uint8))
 
-# %% ../nbs/02_shapes.ipynb #005bf2eb
+# %% ../nbs/02_shapes.ipynb #7340c146
 def _random_boxes(rng, w, h):
     "One to six boxes inside the picture that hide little of each other."
     boxes, side = [], min(w, h)
     for _ in range(rng.choice([1, 2, 2, 3, 3, 4, 5, 6])):
         for _ in range(20):
-            size, ratio = side * rng.uniform(.16, .55) , rng.uniform(.75, 1.33)
+            size, ratio = side * rng.uniform(.2, .5), rng.uniform(.75, 1.33)
             bw, bh = min(size * ratio**.5, w - 2), min(size / ratio**.5, h - 2)
             x, y = rng.uniform(0, w - bw), rng.uniform(0, h - bh)
             box = [round(v, 2) for v in (x, y, x + bw, y + bh)]
@@ -101,7 +101,7 @@ def _hidden(a, b):
     inter = max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))
     return inter / min((r[2] - r[0]) * (r[3] - r[1]) for r in (a, b))
 
-# %% ../nbs/02_shapes.ipynb #9e760e78
+# %% ../nbs/02_shapes.ipynb #164d58e4
 _SIDES = [(160, 160), (192, 144), (144, 192), (208, 156), (176, 132), (240, 160)]
 
 def _draw_picture(i, seed):
@@ -111,7 +111,7 @@ def _draw_picture(i, seed):
     boxes, names = _random_boxes(rng, *image.size), []
     for box in boxes:
         names.append(rng.choice(list(SHAPES)))
-        color = tuple(f'hsv({rng.randrange(360)},{rng.randrange(75, 101)}%,{rng.randrange(85, 101)}%)' for _ in 'c')[0]
+        color = f'hsv({rng.randrange(360)},{rng.randrange(75, 101)}%,{rng.randrange(85, 101)}%)'
         draw_shape(image, names[-1], box, color, rng.uniform(-8, 8))
     return image, boxes, names
 

@@ -1,6 +1,6 @@
-"""Run notebooks in place and keep their outputs: run_notebooks.py NOTEBOOK...
+"""Run notebooks in place and keep their outputs: run_notebooks.py [--all] NOTEBOOK...
 
-Cells flagged `#| eval: false`, and notebooks with that flag in their front matter, are left as they are.
+Cells flagged `#| eval: false` are left as they are, and so are notebooks with `skip_exec: true`, unless --all is given.
 """
 import os
 import re
@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 SKIP = re.compile(r"^#\|\s*eval:\s*false", re.MULTILINE)
-FLAG = re.compile(r"^(skip_exec:\s*true|#\|\s*(cuda|slow)\s*$)", re.MULTILINE)
+FLAG = re.compile(r"^skip_exec:\s*true", re.MULTILINE)
 
 
 def mark(nb, tag="skip-execution"):
@@ -27,10 +27,10 @@ def unmark(nb):
     for c in nb.cells: c.metadata.clear()
 
 
-def run(path):
+def run(path, everything=False):
     "Run one notebook in its own folder, then write beside it and rename."
     nb = nbformat.read(path, 4)
-    if any(FLAG.search(c.source) for c in nb.cells[:2]): return print(f"{path}: left as it is", flush=True)
+    if not everything and FLAG.search(nb.cells[0].source): return print(f"{path}: left as it is", flush=True)
     start = time.time()
     mark(nb)
     NotebookClient(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
@@ -42,4 +42,5 @@ def run(path):
 
 
 if __name__ == "__main__":
-    for p in sys.argv[1:]: run(Path(p))
+    paths = [a for a in sys.argv[1:] if a != "--all"]
+    for p in paths: run(Path(p), everything="--all" in sys.argv)

@@ -1,0 +1,53 @@
+# One environment in .venv for everything. `make demo` needs no more than the library, `make test` the development extra.
+PYTHON ?= python3
+PY := .venv/bin/python
+CHAPTERS := $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb
+
+.PHONY: demo test notebooks export check readme lint wheel clean
+
+demo: .venv/installed  ## train the article's detector on the embedded data set
+	.venv/bin/ssd_train --data shapes --out runs/demo
+
+test: .venv/dev  ## every chapter and every test
+	.venv/bin/nbdev_test --n_workers 2
+	$(PY) -m pytest
+
+notebooks: .venv/dev  ## run all chapters in place and keep their outputs
+	$(PY) tools/run_notebooks.py $(CHAPTERS)
+
+export: .venv/dev  ## notebooks to modules
+	.venv/bin/nbdev_clean
+	.venv/bin/nbdev_export
+
+check: export readme  ## notebooks, modules and README agree
+	git diff --exit-code -- nbs ssd_tutorial README.md
+	test -z "$$(git status --porcelain -- nbs ssd_tutorial README.md)"
+
+readme: .venv/dev  ## README.md from nbs/index.ipynb
+	$(PY) tools/make_readme.py
+
+lint: .venv/dev
+	.venv/bin/ruff check ssd_tutorial tests benchmarks tools setup.py nbs
+
+wheel: .venv/dev  ## build wheel and sdist; both must work in a fresh environment
+	rm -rf dist build
+	$(PY) -m build --quiet
+	bash tools/check_wheel.sh
+
+clean:
+	rm -rf .venv .venv-wheel build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis ssd_tutorial/__pycache__
+
+# Installed once, again when the packaging changes. An interrupted install leaves no stamp and is repeated.
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv .venv || (echo "Could not make .venv; on Debian and Ubuntu: apt-get install python3-venv" && rm -rf .venv && exit 1)
+
+.venv/installed: .venv/bin/python settings.ini setup.py pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	bash tools/check_opencv.sh $(PY)
+	touch $@
+
+.venv/dev: .venv/bin/python settings.ini setup.py pyproject.toml
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	bash tools/check_opencv.sh $(PY)
+	touch $@ .venv/installed
