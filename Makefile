@@ -14,6 +14,7 @@ test: .venv/dev  ## every chapter and every test
 
 notebooks: .venv/dev  ## run all chapters in place and keep their outputs
 	$(PY) tools/run_notebooks.py $(CHAPTERS)
+	.venv/bin/nbdev_clean
 
 export: .venv/dev  ## notebooks to modules
 	.venv/bin/nbdev_clean

@@ -54,10 +54,10 @@ def read_folder(root, # Pascal VOC tree or COCO folder
     train = read_coco(files['train'], drop_bad=drop_bad)
     return (train, read_coco(files['valid'], drop_bad=drop_bad)) if files['valid'] else split_samples(train, seed=seed)
 
-# %% ../nbs/11_cli.ipynb #22fe5e22
+# %% ../nbs/11_cli.ipynb #d1ffaf61
 PRESETS = dict(
     shapes     = dict(arch='resnet10', size=128, frozen_epochs=0, epochs=14, lr=2e-3, bs=8, augment='flip'),
-    scratch    = dict(arch='resnet10', size=224, frozen_epochs=0, epochs=40, lr=2e-3, bs=8, augment='flip'),
+    scratch    = dict(arch='resnet10', size=224, frozen_epochs=0, epochs=40, lr=2e-3, bs=8, augment='article'),
     pretrained = dict(arch='resnet34', size=224, frozen_epochs=20, epochs=30, lr=1e-4, bs=64, augment='article'))
 
 AUGMENT = dict(article=train_transform, flip=flip_transform, none=lambda size, seed=None: resize_transform(size))
@@ -116,7 +116,7 @@ def train_detector(data='shapes', out='runs/train', scratch=False, drop_bad=Fals
           f"written to {out}: " + ', '.join(['detector.pt', 'history.csv', 'metrics.json', 'predictions.png']))
     return facts
 
-# %% ../nbs/11_cli.ipynb #3ac4464e
+# %% ../nbs/11_cli.ipynb #366993db
 @call_parse
 def ssd_train(
     data:str='shapes', # shapes (drawn), pascal (PASCAL VOC 2007, downloaded), or the folder of a Pascal VOC tree or COCO data set
@@ -128,7 +128,7 @@ def ssd_train(
     epochs:int=None, # epochs with everything (default: 30; from scratch 40, for shapes 14)
     lr:float=None, # learning rate (default: 1e-4; 2e-3 from scratch)
     bs:int=None, # pictures per batch (default: 64; 8 from scratch)
-    augment:str=None, # article, flip or none (default: article; flip from scratch)
+    augment:str=None, # article, flip or none (default: article; flip for shapes)
     num_workers:int=None, # processes that load pictures (default: one per core on Linux, else 0)
     seed:int=6789, # of split, weights, order and augmentation
     drop_bad:bool=False, # leave out objects and images that are faulty, instead of stopping

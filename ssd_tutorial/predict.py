@@ -30,7 +30,7 @@ def class_scores(acts: Tensor, # `(...,A,C)` class activations
     scores, best = acts[..., 1:].float().sigmoid().max(-1)
     return torch.where(scores >= score_thresh, best + 1, 0), scores
 
-# %% ../nbs/09_predict.ipynb #db73b992
+# %% ../nbs/09_predict.ipynb #b9a48032
 @torch.no_grad()
 def show_predictions(model: nn.Module, # class and box activations, rows as `anchors`
                      anchors: Anchors,
@@ -41,7 +41,7 @@ def show_predictions(model: nn.Module, # class and box activations, rows as `anc
     "Anchors with their predicted classes, the same without background, and the predicted boxes."
     device, model = next(model.parameters()).device, model.eval()
     n = min(n, len(dataset))
-    fig, axs = plt.subplots(n, 3, figsize=(10.5, 3.4 * n), squeeze=False)
+    fig, axs = plt.subplots(n, 3, figsize=(11.4, 3.7 * n), squeeze=False)
     for row, i in zip(axs, range(n)):
         image = dataset[i][0]
         classes, acts = (t[0].cpu() for t in model(image[None].to(device)))

@@ -56,7 +56,7 @@ def draw_rect(ax, # axes
 # %% ../nbs/03_show.ipynb #5b7be140
 COLORS = plt.get_cmap('Set3').colors
 
-# %% ../nbs/03_show.ipynb #5ccd6ba0
+# %% ../nbs/03_show.ipynb #a6af5632
 def show_boxes(image, # as for `show_image`
                boxes, # `(N,4)` xyxy in pixels
                labels, # `N` names; `bg` is background
@@ -72,7 +72,7 @@ def show_boxes(image, # as for `show_image`
     for i, (box, name) in enumerate(zip(boxes, labels)):
         if scores is not None and scores[i] < thresh: name = 'bg'
         if name == 'bg' and bg_label is None: continue
-        text = bg_label if name == 'bg' else name if scores is None else f'{name} {scores[i]:.2f}'
+        text = bg_label if name == 'bg' else name if scores is None else f'{name}\n{scores[i]:.2f}'
         draw_rect(ax, box, COLORS[i % 12])
         draw_text(ax, (float(box[0]) + 2, float(box[1]) + 2), f'{i} {text}' if numbers else text, COLORS[i % 12])
     return ax

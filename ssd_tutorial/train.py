@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FullBatchLoss', 'written_whole', 'History', 'body_and_head', 'ssd_learner']
 
-# %% ../nbs/08_train.ipynb #c8381bc6
+# %% ../nbs/08_train.ipynb #8b03f54a
 import csv, os, time
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +15,8 @@ from torch import nn
 from .data import Loaders
 from .model import SSD
 
+import fastai.callback.schedule   # gives Learner its fit_one_cycle and lr_find
 from fastai.callback.core import Callback
-from fastai.callback.schedule import *
 from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner

@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torchvision import ops
+
+from ssd_tutorial.boxes import box_area, box_fault, box_iou, clip_boxes, cxcywh_to_xyxy, xyxy_to_cxcywh
+
+number = st.floats(-2, 2, width=32)
+side = st.floats(0, 2, width=32).map(lambda v: 0. if v < 1e-3 else v)
+rows = st.lists(st.tuples(number, number, side, side), min_size=1, max_size=6)
+
+
+@st.composite
+def boxes(draw):
+    x, y, w, h = torch.tensor(draw(rows)).unbind(1)
+    return torch.stack([x, y, x + w, y + h], 1)
+
+
+@given(boxes())
+def test_area_is_torchvisions(b): assert_close(box_area(b), ops.box_area(b))
+
+
+@given(boxes(), boxes())
+def test_iou_is_torchvisions(a, b): assert_close(box_iou(a, b), ops.box_iou(a, b).nan_to_num(0.), rtol=1e-5, atol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 7))
+def test_leading_dimensions_are_a_loop(seed, n, m):
+    g = torch.Generator().manual_seed(seed)
+    a, b = (cxcywh_to_xyxy(torch.rand(2, 3, k, 4, generator=g)) for k in (n, m))
+    got = box_iou(a, b)
+    assert got.shape == (2, 3, n, m)
+    for i in range(2):
+        for j in range(3): assert_close(got[i, j], ops.box_iou(a[i, j], b[i, j]))
+    assert_close(box_iou(a, b[0, 0]), torch.stack([torch.stack([ops.box_iou(x, b[0, 0]) for x in row]) for row in a]))
+    assert_close(box_area(a), torch.stack([torch.stack([ops.box_area(x) for x in row]) for row in a]))
+
+
+@given(boxes())
+def test_formats_round_trip(b):
+    assert_close(cxcywh_to_xyxy(xyxy_to_cxcywh(b)), b, rtol=0, atol=1e-6)
+    assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(b)), b, rtol=0, atol=1e-6)
+    assert_close(xyxy_to_cxcywh(b), ops.box_convert(b, 'xyxy', 'cxcywh'))
+
+
+@given(boxes(), boxes())
+def test_iou_is_between_0_and_1_and_symmetric(a, b):
+    iou = box_iou(a, b)
+    assert iou.isfinite().all() and (iou >= 0).all() and (iou <= 1 + 1e-6).all()
+    assert_close(iou, box_iou(b, a).mT)
+
+
+@given(boxes())
+def test_a_box_has_iou_1_with_itself_unless_it_has_no_area(b):
+    assert_close(box_iou(b, b).diagonal(), (box_area(b) > 0).float())
+
+
+@given(st.integers(0, 2**31), number, number)
+def test_iou_does_not_change_when_both_move(seed, dx, dy):
+    a, b = cxcywh_to_xyxy(torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    shift = torch.tensor([dx, dy, dx, dy], dtype=torch.float64)
+    assert_close(box_iou(a + shift, b + shift), box_iou(a, b), rtol=1e-6, atol=1e-8)
+
+
+def test_no_area_is_never_nan():
+    flat = torch.tensor([[.5, .5, .5, .5], [0, 0, 1, 0], [0, 0, 0, 0], [.6, .6, .4, .4]])
+    assert (box_iou(flat, flat) == 0).all() and (box_area(flat) == 0).all()
+    assert box_iou(flat[:0], flat).shape == (0, 4) and box_iou(flat, flat[:0]).shape == (4, 0)
+
+
+def test_iou_has_a_finite_gradient_at_a_flat_box():
+    b = torch.tensor([[.5, .5, .5, .5], [.1, .1, .4, .4]], requires_grad=True)
+    box_iou(b, torch.tensor([[0., 0, 1, 1]])).sum().backward()
+    assert b.grad.isfinite().all()
+
+
+@given(boxes(), st.floats(.5, 3), st.floats(.5, 3))
+def test_clip_is_torchvisions_and_clipping_twice_changes_nothing(b, w, h):
+    before, once = b.clone(), clip_boxes(b, w, h)
+    assert_close(once, ops.clip_boxes_to_image(b, (h, w)))
+    assert torch.equal(clip_boxes(once, w, h), once) and torch.equal(b, before)
+
+
+@pytest.mark.parametrize('box, phrase', [
+    ((0, 0, 10, 20), ''), ((-1, -1, 101, 51), ''), ((0, 0, .5, .5), ''),
+    ((10, 0, 5, 20), 'reversed'), ((0, 20, 5, 10), 'reversed'), ((5, 5, 5, 9), 'no area'), ((5, 5, 9, 5), 'no area'),
+    ((-2, 0, 5, 5), 'leaves the 100x50'), ((0, 0, 102, 5), 'leaves'), ((0, 0, 5, 52), 'leaves'),
+    ((0, math.nan, 5, 5), 'not finite'), ((0, 0, math.inf, 5), 'not finite')])
+def test_box_fault(box, phrase):
+    fault = box_fault(box, 100, 50)
+    assert phrase in fault and bool(fault) == bool(phrase)
+    assert box_fault(torch.tensor(box), 100, 50) == fault
