@@ -9,7 +9,7 @@ demo: .venv/installed  ## train the article's detector on the embedded data set
 	.venv/bin/ssd_train --data shapes --out runs/demo
 
 test: .venv/dev  ## every chapter and every test
-	.venv/bin/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2  # two chapters at a time, one thread each
 	$(PY) -m pytest
 
 notebooks: .venv/dev  ## run all chapters in place and keep their outputs
@@ -21,8 +21,8 @@ export: .venv/dev  ## notebooks to modules
 	.venv/bin/nbdev_export
 
 check: export readme  ## notebooks, modules and README agree
-	git diff --exit-code -- nbs ssd_tutorial README.md
-	test -z "$$(git status --porcelain -- nbs ssd_tutorial README.md)"
+	git diff --exit-code -- nbs ssd_tutorial README.md docs
+	test -z "$$(git status --porcelain -- nbs ssd_tutorial README.md docs)"
 
 readme: .venv/dev  ## README.md from nbs/index.ipynb
 	$(PY) tools/make_readme.py

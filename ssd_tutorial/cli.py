@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AUGMENT', 'read_folder', 'train_detector', 'ssd_train']
 
-# %% ../nbs/11_cli.ipynb #b47fe940
+# %% ../nbs/11_cli.ipynb #5fab5ffe
 import json, time
 from pathlib import Path
 
 import torch
 from fastcore.script import call_parse
+from matplotlib import pyplot as plt
 
 from .anchors import make_anchors
 from .augment import flip_transform, resize_transform, train_transform
@@ -54,32 +55,35 @@ def read_folder(root, # Pascal VOC tree or COCO folder
     train = read_coco(files['train'], drop_bad=drop_bad)
     return (train, read_coco(files['valid'], drop_bad=drop_bad)) if files['valid'] else split_samples(train, seed=seed)
 
-# %% ../nbs/11_cli.ipynb #d1ffaf61
+# %% ../nbs/11_cli.ipynb #c0574dec
 PRESETS = dict(
-    shapes     = dict(arch='resnet10', size=128, frozen_epochs=0, epochs=14, lr=2e-3, bs=8, augment='flip'),
-    scratch    = dict(arch='resnet10', size=224, frozen_epochs=0, epochs=40, lr=2e-3, bs=8, augment='article'),
-    pretrained = dict(arch='resnet34', size=224, frozen_epochs=20, epochs=30, lr=1e-4, bs=64, augment='article'))
+    shapes     = dict(arch='resnet10', size=128, frozen=0, epochs=14, lr=2e-3, bs=8, augment='flip'),
+    scratch    = dict(arch='resnet10', size=224, frozen=0, epochs=40, lr=2e-3, bs=8, augment='article'),
+    pretrained = dict(arch='resnet34', size=224, frozen=20, epochs=30, lr=1e-4, bs=64, augment='article'))
 
 AUGMENT = dict(article=train_transform, flip=flip_transform, none=lambda size, seed=None: resize_transform(size))
 
-# %% ../nbs/11_cli.ipynb #963aaef0
+# %% ../nbs/11_cli.ipynb #4685a417
 def _settings(data, scratch, n_classes, given):
     "The preset for the situation with what was given on the command line, and the model."
     preset = 'shapes' if data == 'shapes' else 'scratch' if scratch or given.get('arch') == 'resnet10' else 'pretrained'
     opts = {**PRESETS[preset], **given}
     if opts['augment'] not in AUGMENT: raise ValueError(f"--augment {opts['augment']}: choose from {list(AUGMENT)}")
+    for k, least in dict(size=32, epochs=1, frozen=0, bs=1).items():
+        if opts[k] < least: raise ValueError(f'--{k} {opts[k]}: must be at least {least}')
     try: return opts, ssd_model(opts['arch'], n_classes, pretrained=preset == 'pretrained')
     except ConnectionError as e:
         print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
         return _settings(data, True, n_classes, given)
 
-# %% ../nbs/11_cli.ipynb #a19b2b67
-def _read(data, out, drop_bad, seed):
+# %% ../nbs/11_cli.ipynb #81d46672
+def _read(data, out, lenient, seed):
     "Training and validation samples, and the vocabulary."
     if data == 'shapes': train, valid = split_samples(make_shapes(Path(out)/'shapes', 1000, seed=0), seed=seed)
     elif data == 'pascal': train, valid = split_samples(pascal_2007(), seed=seed)
-    else: train, valid = read_folder(data, drop_bad, seed)
-    check_images(train + valid)
+    else: train, valid = read_folder(data, lenient, seed)
+    good = {id(s) for s in check_images(train + valid, lenient)}
+    train, valid = ([s for s in part if id(s) in good] for part in (train, valid))
     vocab = Vocab(PASCAL_CLASSES, PASCAL_SHORT) if data == 'pascal' else Vocab.from_samples(train + valid)
     return train, valid, vocab
 
@@ -89,24 +93,26 @@ def _save_run(out, detector, valid_ds, facts):
     with written_whole(out/'metrics.json') as f: f.write_text(json.dumps(facts, indent=2) + '\n')
     fig = show_predictions(detector.model, detector.anchors, valid_ds)
     with written_whole(out/'predictions.png') as f: fig.savefig(f, dpi=80)
+    plt.close(fig)
 
-def train_detector(data='shapes', out='runs/train', scratch=False, drop_bad=False, seed=6789, num_workers=None, **given):
+def train_detector(data='shapes', out='runs/train', scratch=False, lenient=False, seed=6789, workers=None, **given):
     "What `ssd_train` does, as a function; returns the facts that it writes to metrics.json."
     start, out = time.time(), Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    train, valid, vocab = _read(data, out, drop_bad, seed)
+    train, valid, vocab = _read(data, out, lenient, seed)
     print(f'{len(train)} pictures to train, {len(valid)} to validate, {len(vocab) - 1} classes: {", ".join(vocab.names[1:])}')
     set_seed(seed)
     opts, model = _settings(data, scratch, len(vocab), given)
     print(', '.join(f'{k} {v}' for k, v in opts.items()))
     size, anchors = opts['size'], make_anchors(grids=(grid_size(model, opts['size']),))
     valid_ds = ObjectDataset(valid, vocab, resize_transform(size))
-    dls = ssd_dataloaders(ObjectDataset(train, vocab, AUGMENT[opts['augment']](size)), valid_ds, opts['bs'], num_workers, seed)
+    dls = ssd_dataloaders(ObjectDataset(train, vocab, AUGMENT[opts['augment']](size, seed)), valid_ds, opts['bs'], workers, seed)
     learn = ssd_learner(dls, model, SSDLoss(anchors, len(vocab)), history=out/'history.csv', path=out)
-    if opts['frozen_epochs']: learn.freeze(); learn.fit(opts['frozen_epochs'], opts['lr']); learn.unfreeze()
-    learn.fit(opts['epochs'], opts['lr']) if opts['frozen_epochs'] else learn.fit_one_cycle(opts['epochs'], opts['lr'])
-    device = next(model.parameters()).device
-    last = learn.history.rows[-1]
+    if opts['frozen']: learn.freeze(); learn.fit(opts['frozen'], opts['lr']); learn.unfreeze()
+    learn.fit(opts['epochs'], opts['lr']) if opts['frozen'] else learn.fit_one_cycle(opts['epochs'], opts['lr'])
+    if len(learn.history.rows) < opts['frozen'] + opts['epochs']:
+        raise ValueError(f"the loss is no longer finite in epoch {len(learn.history.rows)}; nothing was written but the losses. Try a lower --lr than {opts['lr']}")
+    device, last = next(model.parameters()).device, learn.history.rows[-1]
     facts = dict(valid_loss=last['valid_loss'], train_loss=last['train_loss'], class_loss=last['class_loss'], box_loss=last['box_loss'],
                  first_valid_loss=learn.history.rows[0]['valid_loss'], anchors=len(anchors), n_train=len(train), n_valid=len(valid), classes=vocab.names[1:],
                  data=str(data) if data in ('shapes', 'pascal') else Path(data).name, seed=seed, **opts,
@@ -116,7 +122,7 @@ def train_detector(data='shapes', out='runs/train', scratch=False, drop_bad=Fals
           f"written to {out}: " + ', '.join(['detector.pt', 'history.csv', 'metrics.json', 'predictions.png']))
     return facts
 
-# %% ../nbs/11_cli.ipynb #366993db
+# %% ../nbs/11_cli.ipynb #b6f2d69f
 @call_parse
 def ssd_train(
     data:str='shapes', # shapes (drawn), pascal (PASCAL VOC 2007, downloaded), or the folder of a Pascal VOC tree or COCO data set
@@ -124,16 +130,16 @@ def ssd_train(
     scratch:bool=False, # start from random weights instead of ImageNet's (--data shapes always does)
     arch:str=None, # body: resnet34, another classification model of torchvision, or resnet10 (default: resnet34; resnet10 from scratch)
     size:int=None, # side of the pictures in pixels (default: 224; 128 for shapes)
-    frozen_epochs:int=None, # epochs with a frozen body (default: 20; 0 from scratch)
+    frozen:int=None, # epochs with a frozen body, before the others (default: 20; 0 from scratch)
     epochs:int=None, # epochs with everything (default: 30; from scratch 40, for shapes 14)
     lr:float=None, # learning rate (default: 1e-4; 2e-3 from scratch)
     bs:int=None, # pictures per batch (default: 64; 8 from scratch)
     augment:str=None, # article, flip or none (default: article; flip for shapes)
-    num_workers:int=None, # processes that load pictures (default: one per core on Linux, else 0)
+    workers:int=None, # processes that load pictures (default: one per core on Linux, else 0)
     seed:int=6789, # of split, weights, order and augmentation
-    drop_bad:bool=False, # leave out objects and images that are faulty, instead of stopping
+    lenient:bool=False, # leave out objects and images that are faulty, instead of stopping
 ):
     "Train the article's detector and write it, its losses and pictures of its predictions to a folder."
-    given = {k: v for k, v in dict(arch=arch, size=size, frozen_epochs=frozen_epochs, epochs=epochs, lr=lr, bs=bs, augment=augment).items() if v is not None}
-    try: train_detector(data, out, scratch, drop_bad, seed, num_workers, **given)
-    except (ValueError, FileNotFoundError) as e: raise SystemExit(f'ssd_train: {e}') from None
+    given = {k: v for k, v in dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs, augment=augment).items() if v is not None}
+    try: train_detector(data, out, scratch, lenient, seed, workers, **given)
+    except (ValueError, OSError) as e: raise SystemExit(f'ssd_train: {e}') from None

@@ -74,7 +74,7 @@ def image_size(path # image file
     turned = im.getexif().get(0x0112, 1) > 4     # EXIF orientations 5 to 8 lie on their side
     return im.size[::-1] if turned else im.size
 
-# %% ../nbs/01_data.ipynb #5ba9848e
+# %% ../nbs/01_data.ipynb #89e453c3
 def _good_part(sample, source, faults):
     "`sample` without its bad objects, None if its image cannot be read; adds what is wrong to `faults`."
     try: w, h = image_size(sample.path)
@@ -90,7 +90,7 @@ def _finish(root, pairs, faults, drop_bad):
     if faults and not drop_bad:
         more = f'\n  ... and {len(faults) - 10} more' if len(faults) > 10 else ''
         raise ValueError(f'{root}: {len(faults)} faults in the annotations:\n  ' + '\n  '.join(faults[:10]) + more +
-                         '\nCorrect them, or leave the bad objects out with drop_bad=True (on the command line: --drop_bad)')
+                         '\nCorrect them, or leave the bad objects out with drop_bad=True (on the command line: --lenient)')
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
@@ -152,7 +152,7 @@ def read_voc(root, # any level of a Pascal VOC tree: VOCdevkit, VOC2007, Annotat
             except ValueError as e: faults.append(str(e))
     return _finish(root, pairs, faults, drop_bad)
 
-# %% ../nbs/01_data.ipynb #1e21e651
+# %% ../nbs/01_data.ipynb #362390d2
 def _coco_pairs(file, coco, images, faults):
     "`(sample, source)` for every image of a COCO file, objects or not."
     names = {c['id']: c['name'] for c in coco['categories']}
@@ -162,7 +162,7 @@ def _coco_pairs(file, coco, images, faults):
         box = a.get('bbox')
         if a.get('image_id') not in by_image: faults.append(f"{where}: there is no image {a.get('image_id')}")
         elif a.get('category_id') not in names: faults.append(f"{where}: there is no category {a.get('category_id')}")
-        elif not isinstance(box, list) or len(box) != 4: faults.append(f'{where}: bbox must be [x, y, width, height], it is {box}')
+        elif not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box): faults.append(f'{where}: bbox must be [x, y, width, height], it is {box}')
         else: by_image[a['image_id']].append(a)
     for i in coco['images']:
         objs = by_image[i['id']]
@@ -189,6 +189,9 @@ def read_coco(annotations, # COCO JSON file
     try: coco = json.loads(file.read_text(encoding='utf-8')); assert all(isinstance(coco[k], list) for k in ('images', 'annotations', 'categories'))
     except (ValueError, KeyError, TypeError, AssertionError) as e:
         raise ValueError(f'{file}: not a COCO file; it needs the lists images, annotations and categories') from e
+    for part, key in [('images', 'id'), ('images', 'file_name'), ('categories', 'id'), ('categories', 'name')]:
+        for i, entry in enumerate(coco[part], 1):
+            if key not in entry: raise ValueError(f'{file}: entry {i} of {part} has no {key}; add it')
     folder = Path(images) if images is not None else _coco_images(file, coco)
     if not folder.is_dir(): raise FileNotFoundError(f'{folder}: no such folder of images')
     return _finish(file, list(_coco_pairs(file, coco, folder, faults)), faults, drop_bad)
@@ -297,7 +300,7 @@ def keep_visible(boxes: Tensor, # `(N,4)` xyxy in pixels, perhaps outside the pi
     keep = box_area(clipped) > box_area(boxes) * min_visible
     return clipped[keep], labels[keep]
 
-# %% ../nbs/01_data.ipynb #25927628
+# %% ../nbs/01_data.ipynb #82d18753
 class ObjectDataset(Dataset):
     "Samples as tensors: normalised image, boxes in [0,1] and labels, zero-padded to one length."
     def __init__(self,
@@ -309,7 +312,9 @@ class ObjectDataset(Dataset):
         if not len(samples): raise ValueError('the data set is empty; check the folder and the split it was read from')
         self.samples, self.vocab, self.transform = samples, vocab, transform
         self.labels = [self._numbers(s) for s in samples]
-        self.max_objects = max_objects or max(1, *(len(s.boxes) for s in samples), 1)
+        fullest = max(samples, key=lambda s: len(s.boxes))
+        self.max_objects = max_objects or max(1, len(fullest.boxes))
+        if len(fullest.boxes) > self.max_objects: raise ValueError(f'{fullest.path}: {len(fullest.boxes)} objects do not fit into max_objects={max_objects}')
 
     def _numbers(self, s):
         try: return np.array([self.vocab.index(l) for l in s.labels], dtype=np.int64)
@@ -357,7 +362,7 @@ def ssd_dataloaders(train: ObjectDataset, # shuffled; an incomplete last batch i
     return Loaders(DataLoader(train, min(bs, len(train)), shuffle=True, drop_last=True, generator=gen, **kw),
                    DataLoader(valid, min(bs, len(valid)), **kw))
 
-# %% ../nbs/01_data.ipynb #0f220e46
+# %% ../nbs/01_data.ipynb #4925a8e0
 def _decode_fault(path):
     try:
         im = _open(path)
@@ -365,8 +370,13 @@ def _decode_fault(path):
         im.load()
     except (OSError, SyntaxError, ValueError) as e: return f'{path}: the image is missing, damaged or cut short ({str(e).removeprefix(f"{path}: ")})'
 
-def check_images(samples): # list of `Sample`
+def check_images(samples, # list of `Sample`
+                 drop_bad: bool=False, # leave out samples whose image cannot be read, instead of raising
+    ) -> list: # of `Sample`, those with readable images
     "Decode every image once; raise one `ValueError` that names all that fail."
-    with ThreadPoolExecutor() as pool: faults = [f for f in pool.map(_decode_fault, [s.path for s in samples]) if f]
-    if faults: raise ValueError(f'{len(faults)} of {len(samples)} images cannot be read:\n  ' + '\n  '.join(faults[:10]) +
-                                (f'\n  ... and {len(faults) - 10} more' if len(faults) > 10 else '') + '\nReplace or remove them')
+    with ThreadPoolExecutor() as pool: faults = list(pool.map(_decode_fault, [s.path for s in samples]))
+    bad = [f for f in faults if f]
+    if bad and not drop_bad: raise ValueError(f'{len(bad)} of {len(samples)} images cannot be read:\n  ' + '\n  '.join(bad[:10]) +
+                                              (f'\n  ... and {len(bad) - 10} more' if len(bad) > 10 else '') +
+                                              '\nReplace or remove them, or leave them out with drop_bad=True (on the command line: --lenient)')
+    return [s for s, f in zip(samples, faults) if not f]

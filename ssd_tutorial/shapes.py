@@ -115,7 +115,7 @@ def _draw_picture(i, seed):
         draw_shape(image, names[-1], box, color, rng.uniform(-8, 8))
     return image, boxes, names
 
-# %% ../nbs/02_shapes.ipynb #546f4cf7
+# %% ../nbs/02_shapes.ipynb #b09f4ebd
 def make_shapes(path, # folder to write: train/*.jpg and train.json
                 n: int=1000, # number of pictures
                 seed: int=0, # the same seed draws the same pictures on every machine
@@ -123,7 +123,8 @@ def make_shapes(path, # folder to write: train/*.jpg and train.json
     "Draw the embedded data set, or read it if it is there. Raises `ValueError` if the folder holds something else."
     path, info = Path(path), dict(description='ssd_tutorial shapes', version='1', n=n, seed=seed)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        found = json.loads((path/'train.json').read_text()).get('info') if (path/'train.json').is_file() else 'other files'
+        try: found = json.loads((path/'train.json').read_text())['info']
+        except (OSError, ValueError, KeyError, TypeError): found = 'other files'
         if found != info: raise ValueError(f'{path}: holds {found}, not {info}; give another folder or remove this one')
     else: _write_shapes(path, n, seed, info)
     return read_coco(path/'train.json', path/'train')

@@ -35,7 +35,7 @@ def _term(loss, i, bs):
     term.__name__ = ('class_loss', 'box_loss')[i]
     return term
 
-# %% ../nbs/08_train.ipynb #d57fc1ee
+# %% ../nbs/08_train.ipynb #38c8d3c6
 @contextmanager
 def written_whole(path): # file to write
     "Gives a path beside `path` to write to; it takes the place of `path` only if all went well."
@@ -52,14 +52,15 @@ class History(Callback):
     def __init__(self,
                  path=None, # CSV file, rewritten after each epoch; none by default
         ):
-        self.path, self.rows = path, []
+        self.path, self.rows, self.start = path, [], None
 
-    def before_epoch(self): self.start = time.time()
+    def before_train(self): self.start = time.time()
 
     def after_epoch(self):
-        if hasattr(self.learn, 'lr_finder'): return
+        if self.start is None or hasattr(self.learn, 'lr_finder'): return    # validation alone, or a search
         names, values = self.recorder.metric_names[1:-1], self.recorder.log[1:len(self.recorder.metric_names) - 1]
         self.rows.append(dict(epoch=len(self.rows), **dict(zip(names, map(float, values))), seconds=round(time.time() - self.start, 1)))
+        self.start = None
         if self.path is None: return
         with written_whole(self.path) as f, open(f, 'w', newline='') as file:
             w = csv.DictWriter(file, self.rows[0]); w.writeheader(); w.writerows(self.rows)

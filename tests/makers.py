@@ -31,7 +31,8 @@ def truncate(path):
 def samples(folder, n=6, size=(64, 48), objects=lambda i: 1):
     "`n` pictures of noise, picture i with `objects(i)` objects of the classes a, b, c in turn."
     boxes = [[4 + k, 4 + k, 40 + k, 30 + k] for k in range(12)]
-    return [Sample(noise(folder/f'{i}.png', size, i), boxes[:objects(i)], ['abc'[(i + k) % 3] for k in range(objects(i))]) for i in range(n)]
+    return [Sample(noise(folder/f'{i}.png', size, i), boxes[:objects(i)], ['abc'[(i + k) % 3] for k in range(objects(i))])
+            for i in range(n)]
 
 
 def voc_object(name='cat', box=(5, 5, 30, 30), bndbox=None, extra='<pose>Left</pose><difficult>0</difficult>'):
@@ -42,8 +43,9 @@ def voc_object(name='cat', box=(5, 5, 30, 30), bndbox=None, extra='<pose>Left</p
 def voc_xml(filename, *objects): return f'<annotation><filename>{filename}</filename>{"".join(objects)}</annotation>'
 
 
-def make_voc(root, stems=('000001', '000002', '000003', '000004'), lists=None, objects=(voc_object(),), size=(64, 48)):
+def make_voc(root, stems=('000001', '000002', '000003', '000004'), lists=None, objects=None, size=(64, 48)):
     "A Pascal VOC tree with one year; `lists` are the files of ImageSets/Main."
+    objects = [voc_object()] if objects is None else objects
     if lists is None: lists = dict(train=stems[:-2], val=stems[-2:])
     for d in ('Annotations', 'JPEGImages', 'ImageSets/Main'): (root/d).mkdir(parents=True, exist_ok=True)
     for s in stems:

@@ -37,7 +37,8 @@ def test_defaults_are_the_articles():
 
 def test_order_of_grids_cells_zooms_and_ratios():
     zooms, ratios = (.7, 1.3), ((1., 1.), (1., .5))
-    want = [[(x + .5) / g, (y + .5) / g, z * w / g, z * h / g] for g in (3, 1) for x in range(g) for y in range(g) for z in zooms for w, h in ratios]
+    want = [[(x + .5) / g, (y + .5) / g, z * w / g, z * h / g]
+            for g in (3, 1) for x in range(g) for y in range(g) for z in zooms for w, h in ratios]
     a = make_anchors((3, 1), zooms, ratios)
     assert_close(a.cxcywh, torch.tensor(want))
     assert_close(a.cell, torch.tensor([1/3] * 2 * 36 + [1.] * 2 * 4).view(-1, 2))
@@ -96,6 +97,12 @@ def test_padding_between_the_objects_is_skipped():
     boxes = torch.tensor([[[0., 0, 0, 0], [0, 0, .25, .25], [0, 0, 0, 0], [.75, .75, 1, 1]]])
     m = assert_match_is_plain(ANCHORS[16], boxes, torch.tensor([[0, 2, 0, 3]]))
     assert m.labels[0, 0] == 2 and m.labels[0, 15] == 3 and (m.labels > 0).sum() == 2
+
+
+def test_a_row_without_a_label_is_padding_even_with_an_area():
+    boxes = torch.tensor([[0., 0, .25, .5]] * 2 + [[.5, .5, .75, .75]])    # over two anchors, one of them not claimed
+    m = match(ANCHORS[16], boxes, torch.tensor([0, 2, 0]))
+    assert m.labels.tolist() == [2, 2, *[0] * 14] and m.index[:2].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize('m', [0, 1, 5])

@@ -68,7 +68,8 @@ def test_when_all_boxes_leave_the_plain_resize_stands_in(six):
     gone = ImgaugTransform(iaa.Affine(translate_percent=dict(x=2.)), 64)
     image, boxes, labels = gone(np.array(Image.open(six.path)), six.boxes, np.arange(6))
     assert not len(keep_visible(torch.as_tensor(boxes), torch.as_tensor(labels), 64, 64)[1])
-    for got, want in zip(ObjectDataset([six], VOCAB, gone)[0], ObjectDataset([six], VOCAB, resize_transform(64))[0]): assert_close(got, want)
+    moved, plain = (ObjectDataset([six], VOCAB, t)[0] for t in (gone, resize_transform(64)))
+    for got, want in zip(moved, plain): assert_close(got, want)
 
 
 def test_a_picture_without_objects_is_augmented_too(tmp_path):

@@ -101,5 +101,7 @@ def test_box_l1_is_a_mean_over_positives_per_image():
 
 def test_wrong_anchors_or_classes_say_what_to_do():
     preds, boxes, labels = random_batch([1], 16, 5, 0)
-    with pytest.raises(ValueError, match='head answers for 16 anchors, the loss has 189.*grid_size'): SSDLoss(ANCHORS[189], 5)(preds, boxes, labels)
-    with pytest.raises(ValueError, match=r'head has 5 classes, the loss 6.*len\(vocab\)'): SSDLoss(ANCHORS[16], 6)(preds, boxes, labels)
+    with pytest.raises(ValueError, match='head answers for 16 anchors, the loss has 189.*grid_size'):
+        SSDLoss(ANCHORS[189], 5)(preds, boxes, labels)
+    with pytest.raises(ValueError, match=r'head has 5 classes, the loss 6.*len\(vocab\)'):
+        SSDLoss(ANCHORS[16], 6)(preds, boxes, labels)

@@ -56,7 +56,8 @@ def test_files_that_are_no_detector(detector, tmp_path):
     whole = detector.save(tmp_path/'d.pt').read_bytes()
     (tmp_path/'half.pt').write_bytes(whole[:len(whole) // 2])
     for name in ('text', 'empty', 'other', 'list', 'module', 'half'):
-        with pytest.raises(ValueError, match=f'{name}.pt: not a detector, or damaged; expected a file written by'): Detector.load(tmp_path/f'{name}.pt')
+        with pytest.raises(ValueError, match=f'{name}.pt: not a detector, or damaged; expected a file written by'):
+            Detector.load(tmp_path/f'{name}.pt')
 
 
 def test_pictures_of_all_kinds_get_the_same_answer(detector, tmp_path):
@@ -113,7 +114,8 @@ def test_row_i_of_the_model_sees_the_cell_of_anchor_i(k, zooms):
     model = ssd_model('resnet10', 3, pretrained=False, k=k).eval()
     for m in model.modules():
         if isinstance(m, nn.Conv2d):
-            middle = torch.zeros_like(m.weight); middle[..., m.kernel_size[0] // 2, m.kernel_size[1] // 2] = 1
+            middle = torch.zeros_like(m.weight)
+            middle[..., m.kernel_size[0] // 2, m.kernel_size[1] // 2] = 1
             m.weight.data = m.weight.data.abs() * middle
     x, centres = torch.rand(1, 3, 128, 128, requires_grad=True), make_anchors(zooms=zooms).cxcywh[:, :2]
     for outputs in model(x):
@@ -127,7 +129,8 @@ def test_row_i_of_the_model_sees_the_cell_of_anchor_i(k, zooms):
 def test_flatten_cells_puts_x_slowest_and_the_anchors_of_a_cell_together():
     b, k, n, h, w = 2, 3, 5, 4, 6
     x = torch.arange(b * k * n * h * w).view(b, k * n, h, w)
-    want = [[[x[i, a * n + j, row, col].item() for j in range(n)] for col in range(w) for row in range(h) for a in range(k)] for i in range(b)]
+    want = [[[x[i, a * n + j, row, col].item() for j in range(n)] for col in range(w) for row in range(h) for a in range(k)]
+            for i in range(b)]
     assert flatten_cells(x, k).tolist() == want
 
 
@@ -147,5 +150,6 @@ def test_grid_size_leaves_the_model_as_it_was():
 
 def test_show_predictions_of_fewer_pictures_than_asked_for(shapes16):
     vocab = Vocab(SHAPES)
-    fig = show_predictions(ssd_model('resnet10', 9, pretrained=False), make_anchors(), ObjectDataset(shapes16[:2], vocab, resize_transform(128)))
+    model, ds = ssd_model('resnet10', 9, pretrained=False), ObjectDataset(shapes16[:2], vocab, resize_transform(128))
+    fig = show_predictions(model, make_anchors(), ds)
     assert len(fig.axes) == 6

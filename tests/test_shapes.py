@@ -12,7 +12,7 @@ def content(folder): return {p.relative_to(folder): p.read_bytes() for p in sort
 
 
 def test_two_folders_are_equal_to_the_byte(tmp_path):
-    make_shapes(tmp_path/'a', 5, seed=3); make_shapes(tmp_path/'b', 5, seed=3); make_shapes(tmp_path/'c', 5, seed=4); make_shapes(tmp_path/'d', 3, seed=3)
+    for name, n, seed in [('a', 5, 3), ('b', 5, 3), ('c', 5, 4), ('d', 3, 3)]: make_shapes(tmp_path/name, n, seed)
     a, b, c, d = (content(tmp_path/n) for n in 'abcd')
     assert len(a) == 6 and a == b
     pictures = [p for p in d if p.suffix == '.jpg']
@@ -80,8 +80,8 @@ def test_a_set_of_other_arguments_is_refused(tmp_path, other):
     assert content(tmp_path) == before
 
 
-@pytest.mark.parametrize('file, text', [('thesis.txt', 'years of work'), ('train.json', json.dumps(dict(info='mine'))), ('train.json', '[]'),
-                                        ('train.json', 'no json')])
+@pytest.mark.parametrize('file, text', [('thesis.txt', 'years of work'), ('train.json', json.dumps(dict(info='mine'))),
+                                        ('train.json', '[]'), ('train.json', 'no json')])
 def test_a_foreign_folder_is_left_alone(tmp_path, file, text):
     (tmp_path/file).write_text(text)
     with pytest.raises(ValueError, match='another folder'): make_shapes(tmp_path, 3)

@@ -3,7 +3,6 @@ import csv
 import pytest
 import torch
 from torch import nn
-from torch.testing import assert_close
 
 from makers import samples
 from ssd_tutorial.anchors import make_anchors
@@ -58,7 +57,8 @@ def test_validation_loss_is_that_of_full_batches(learn):
 def test_validate_gives_the_same_again_and_adds_no_row(learn):
     row = fit(learn, 1, 1e-3)[0]
     with learn.no_bar(): again = learn.validate()
-    assert list(again) == pytest.approx([row[k] for k in ('valid_loss', 'class_loss', 'box_loss')], rel=1e-4) and len(learn.history.rows) == 1
+    assert list(again) == pytest.approx([row[k] for k in ('valid_loss', 'class_loss', 'box_loss')], rel=1e-4)
+    assert len(learn.history.rows) == 1
 
 
 def test_a_frozen_body_has_only_batchnorm_that_learns(learn):
@@ -69,7 +69,8 @@ def test_a_frozen_body_has_only_batchnorm_that_learns(learn):
     assert all(p.requires_grad for p in head.parameters())
     before = {n: p.clone() for n, p in learn.model.named_parameters()}
     fit(learn, 1, 1e-3)
-    for n, p in learn.model.named_parameters(): assert torch.equal(p.cpu(), before[n].cpu()) == (n.startswith('0.') and id(p) not in norms), n
+    for n, p in learn.model.named_parameters():
+        assert torch.equal(p.cpu(), before[n].cpu()) == (n.startswith('0.') and id(p) not in norms), n
     learn.unfreeze()
     assert all(p.requires_grad for p in learn.model.parameters())
 
@@ -93,7 +94,8 @@ def test_lr_find_gives_a_rate_and_leaves_weights_and_history(learn, tmp_path):
 
 
 def test_batches_without_objects_train(tmp_path):
-    rows = fit(learner(samples(tmp_path, 4, objects=lambda i: 0), samples(tmp_path/'v', 3, objects=lambda i: 0), bs=2, vocab=Vocab('abc')), 1, 1e-3)
+    train, valid = (samples(tmp_path/d, n, objects=lambda i: 0) for d, n in [('train', 4), ('valid', 3)])
+    rows = fit(learner(train, valid, bs=2, vocab=Vocab('abc')), 1, 1e-3)
     assert rows[0]['box_loss'] == 0 and 0 < rows[0]['valid_loss'] < 1e3 and rows[0]['train_loss'] < 1e3
 
 

@@ -36,7 +36,7 @@ def readme(nb):
         parts.append(c.source if c.cell_type == "markdown" else f"```python\n{c.source}\n```")
         parts += [t for k, o in enumerate(c.get("outputs", [])) if (t := output(o, f"readme_{i}_{k}.png"))]
     text = "\n\n".join(parts)
-    return re.sub(r"\]\((nbs/|\.\./)", lambda m: f"]({BLOB}{'nbs/' if m[1] == 'nbs/' else ''}", text) + "\n"
+    return re.sub(r"\]\(([\w/]+\.ipynb)\)", rf"]({BLOB}nbs/\1)", text) + "\n"
 
 
 if __name__ == "__main__":
