@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AUGMENT', 'read_folder', 'train_detector', 'ssd_train']
 
-# %% ../nbs/11_cli.ipynb #5fab5ffe
+# %% ../nbs/11_cli.ipynb #54219f18
 import json, time
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from .anchors import make_anchors
 from .augment import flip_transform, resize_transform, train_transform
 from .data import (PASCAL_CLASSES, PASCAL_SHORT, ObjectDataset, Vocab, check_images, pascal_2007, read_coco, read_voc,
-                               split_samples, ssd_dataloaders)
+                               split_samples, ssd_dataloaders, voc_splits)
 from .loss import SSDLoss
 from .model import grid_size, ssd_model
 from .predict import Detector, show_predictions
@@ -24,11 +24,7 @@ from .shapes import make_shapes
 from .train import ssd_learner, written_whole
 from fastai.torch_core import set_seed
 
-# %% ../nbs/11_cli.ipynb #0925ac2d
-def _voc_lists(root):
-    "Names of the lists in ImageSets/Main, anywhere around `root`."
-    return {p.stem for up in [root, *list(root.parents)[:2]] for p in up.glob('ImageSets/Main/*.txt')} or {p.stem for p in root.rglob('ImageSets/Main/*.txt')}
-
+# %% ../nbs/11_cli.ipynb #da99d120
 def _coco_files(root):
     "COCO files of a folder by split: `train`, perhaps `valid`."
     files = sorted([*root.glob('*.json'), *root.glob('annotations/*.json'), *root.glob('*/_annotations.coco.json')])
@@ -45,8 +41,8 @@ def read_folder(root, # Pascal VOC tree or COCO folder
     root = Path(root).absolute()
     if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder')
     if next(root.rglob('*.xml'), None):
-        lists = _voc_lists(root)
-        if {'train', 'val'} <= lists: return tuple(read_voc(root, s, drop_bad) for s in ('train', 'val'))
+        lists = voc_splits(root)
+        if {'train', 'val'} <= set(lists): return tuple(read_voc(root, s, drop_bad) for s in ('train', 'val'))
         whole = read_voc(root, next((s for s in ('trainval', 'train') if s in lists), None), drop_bad)
         return split_samples(whole, seed=seed)
     files = _coco_files(root)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PASCAL_CLASSES', 'PASCAL_SHORT', 'IMAGENET_MEAN', 'IMAGENET_STD', 'Sample', 'to_rgb', 'load_image', 'image_size',
-           'read_voc', 'read_coco', 'pascal_2007', 'Vocab', 'split_samples', 'normalize', 'denormalize', 'pad_objects',
-           'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders', 'ssd_dataloaders', 'check_images']
+           'voc_splits', 'read_voc', 'read_coco', 'pascal_2007', 'Vocab', 'split_samples', 'normalize', 'denormalize',
+           'pad_objects', 'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders', 'ssd_dataloaders',
+           'check_images']
 
 # %% ../nbs/01_data.ipynb #fee5fed3
 import json, os, sys
@@ -94,14 +95,21 @@ def _finish(root, pairs, faults, drop_bad):
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
-# %% ../nbs/01_data.ipynb #f28b7d57
+# %% ../nbs/01_data.ipynb #39e70762
 _IMAGES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp'}
 
 def _voc_trees(root):
-    "Folders below (or just above) `root` with VOC annotations in them."
-    for up in [root, *list(root.parents)[:2]]:
-        if (up/'Annotations').is_dir(): return [up]
-    return sorted({p.parent for p in root.rglob('Annotations')}) or sorted({p.parent for p in root.rglob('*.xml')})
+    "Folders with VOC annotations in them: at or below `root`, or above it if it is a part of such a tree."
+    below = sorted({p.parent for p in root.rglob('Annotations') if p.is_dir()})
+    part = root.name in ('Annotations', 'JPEGImages', 'ImageSets', 'Main')
+    above = [up for up in list(root.parents)[:2] if part and (up/'Annotations').is_dir()]
+    return below or above[:1] or sorted({p.parent for p in root.rglob('*.xml')})
+
+def voc_splits(root # any level of a Pascal VOC tree
+    ) -> list: # of names, such as train and val; empty if there are none
+    "Names of the lists of pictures in ImageSets/Main, without PASCAL's lists per class, such as cat_train."
+    names = {p.stem for t in _voc_trees(Path(root).absolute()) for p in t.glob('ImageSets/Main/*.txt')}
+    return sorted(n for n in names if '_' not in n or n.rpartition('_')[2] not in names)
 
 def _voc_files(tree, split):
     "The annotation files of one tree that belong to `split`; None if the tree has no such list."
@@ -128,7 +136,7 @@ def _voc_sample(xml, images):
     if path is None: raise ValueError(f'{xml}: its image {name or xml.stem} is missing')
     return Sample(path, boxes, labels, difficult)
 
-# %% ../nbs/01_data.ipynb #036366f3
+# %% ../nbs/01_data.ipynb #55c9f9ba
 def read_voc(root, # any level of a Pascal VOC tree: VOCdevkit, VOC2007, Annotations, or a folder of XML files beside their images
              split: str='train', # list in ImageSets/Main: train, val, trainval, test; None reads every annotation
              drop_bad: bool=False, # leave out objects and images that are faulty, instead of raising
@@ -141,8 +149,7 @@ def read_voc(root, # any level of a Pascal VOC tree: VOCdevkit, VOC2007, Annotat
                                    f'{sorted(p.name for p in root.iterdir())[:8] or "nothing"}')
     found = {t: files for t in trees if (files := _voc_files(t, split)) is not None}
     if not found:
-        lists = sorted({p.stem for t in trees for p in t.glob('ImageSets/Main/*.txt')})
-        raise ValueError(f'{root}: no list ImageSets/Main/{split}.txt; found {lists or "no lists"}. Name one of these, or use split=None for all')
+        raise ValueError(f'{root}: no list ImageSets/Main/{split}.txt; found {voc_splits(root) or "no lists"}. Name one of these, or use split=None for all')
     pairs, faults = [], []
     for tree, files in found.items():
         images = {k: p for d in ('.', 'Annotations', 'images', 'JPEGImages') for p in (tree/d).glob('*')
