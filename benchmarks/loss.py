@@ -1,8 +1,9 @@
-"""Time of the batch loss, forward and backward, against the same loss one image at a time.
+"""Time of the losses, forward and backward, against the same loss one image at a time and against torchvision's.
 
     python benchmarks/loss.py            # CPU, or CUDA where there is one
 
-Both are run in turn, round after round; the table shows medians and the median of the ratios per round.
+All are run in turn, round after round; the table shows medians and the medians of the ratios per round. torchvision's
+is `SSD.compute_loss` with the matcher before it, as in `SSD.forward`: softmax and hard negative mining instead of focal loss.
 """
 import argparse
 import statistics
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import torch
 
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou
+
 from ssd_tutorial.anchors import make_anchors
 from ssd_tutorial.boxes import cxcywh_to_xyxy
-from ssd_tutorial.loss import SSDLoss
+from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
 
 sys.path.insert(0, str(Path(__file__).parents[1]/"tests"))
 from plain import plain_loss  # noqa: E402
@@ -46,10 +50,22 @@ def timed(f, preds, device, n=1):
     "Seconds for one forward and backward, over `n` in a row."
     start = time.perf_counter()
     for _ in range(n):
-        for p in preds: p.grad = None
-        f().backward()
+        torch.autograd.grad(f(), preds)
     if device == "cuda": torch.cuda.synchronize()
     return (time.perf_counter() - start) / n
+
+
+def torchvisions(anchors, n_classes):
+    "torchvision's loss on our activations and targets; it wants pixels, so the picture is 300 wide."
+    gen = type("Anchors", (), {"num_anchors_per_location": lambda self: [1]})()
+    ssd = SSD(torch.nn.Identity(), gen, (300, 300), n_classes, head=torch.nn.Identity())
+    pixels = anchors.xyxy * 300
+
+    def loss(preds, boxes, labels):
+        targets = [dict(boxes=b[l > 0] * 300, labels=l[l > 0]) for b, l in zip(boxes, labels)]
+        matched = [ssd.proposal_matcher(box_iou(t["boxes"], pixels)) for t in targets]
+        return sum(ssd.compute_loss(targets, dict(cls_logits=preds[0], bbox_regression=preds[1]), [pixels] * len(boxes), matched).values())
+    return loss
 
 
 def compare(n_anchors, rounds, device, n_classes=21):
@@ -57,14 +73,15 @@ def compare(n_anchors, rounds, device, n_classes=21):
     anchors = (make_anchors(**kw) if kw is not None else ssd300_anchors()).to(device)
     boxes, labels = targets(bs, n_classes, device)
     preds = [torch.randn(bs, len(anchors), n, device=device).requires_grad_() for n in (n_classes, 4)]
-    loss = SSDLoss(anchors, n_classes)
-    batch, plain = lambda: loss(preds, boxes, labels), lambda: plain_loss(preds, boxes, labels, anchors)
-    torch.testing.assert_close(batch(), plain(), rtol=1e-5, atol=1e-4)
-    counts = [max(1, int(.1 / timed(f, preds, device, 3))) for f in (batch, plain)]  # about a tenth of a second each
-    times = [[timed(f, preds, device, n) for f, n in zip((batch, plain), counts)] for _ in range(rounds)]
-    b, p = (statistics.median(t) * 1e3 for t in zip(*times))
-    ratio = statistics.median(p / b for b, p in times)
-    print(f"| {n_anchors:5d} | {bs:3d} | {b:9.2f} | {p:12.2f} | {ratio:6.1f} |", flush=True)
+    losses = SSDLoss(anchors, n_classes), MultiBoxLoss(anchors, n_classes), lambda *a: plain_loss(*a, anchors), torchvisions(anchors, n_classes)
+    torch.testing.assert_close(losses[0](preds, boxes, labels), losses[2](preds, boxes, labels), rtol=1e-5, atol=1e-4)
+    runs = [lambda loss=loss: loss(preds, boxes, labels) for loss in losses]
+    counts = [max(1, int(.1 / timed(f, preds, device, 3))) for f in runs]  # about a tenth of a second each
+    times = [[timed(f, preds, device, n) for f, n in zip(runs, counts)] for _ in range(rounds)]
+    ms = [statistics.median(t) * 1e3 for t in zip(*times)]
+    ratio = lambda a, b: statistics.median(t[a] / t[b] for t in times)
+    print(f"| {n_anchors:5d} | {bs:3d} |" + "".join(f" {m:8.2f} |" for m in ms) +
+          f" {ratio(2, 0):6.1f} | {ratio(2, 1):6.1f} | {ratio(3, 1):6.1f} |", flush=True)
 
 
 if __name__ == "__main__":
@@ -72,6 +89,7 @@ if __name__ == "__main__":
     ap.add_argument("--rounds", type=int, default=20, help="rounds per row (20)")
     args = ap.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, 21 classes, forward and backward\n")
-    print("| anchors | batch | batch loss ms | one by one ms | ratio |\n|---|---|---|---|---|")
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, 21 classes, forward and backward, milliseconds\n")
+    print("| anchors | batch | `SSDLoss` | `MultiBoxLoss` | one by one | torchvision | one by one / `SSDLoss` | one by one / `MultiBoxLoss` | torchvision / `MultiBoxLoss` |")
+    print("|---" * 9 + "|")
     for n in SETS: compare(n, args.rounds, device)

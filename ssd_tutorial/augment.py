@@ -44,7 +44,7 @@ def _pipeline():
         iaa.Sometimes(.5, iaa.Sequential([affine, iaa.Multiply((.7, 1.3)), iaa.LinearContrast((.7, 1.3)),
                                           iaa.CoarseDropout(.1, size_percent=.1, per_channel=True)]))])
 
-# %% ../nbs/04_augment.ipynb #b80d0e3d
+# %% ../nbs/04_augment.ipynb #35eba1d9
 class ImgaugTransform:
     "An imgaug pipeline as a transform: resize to a square, then augment."
     def __init__(self,
@@ -81,6 +81,7 @@ def train_transform(size: int=224, # side of the result in pixels
 
 def flip_transform(size: int=224, # side of the result in pixels
                    seed: int=None, # of the random stream; a fresh one by default
+                   vertical: bool=False, # upside down, too, where nothing in the pictures stands upright
     ) -> ImgaugTransform: # takes and gives `(image, boxes, labels)`, boxes in pixels
     "Resize and flip half of the time: enough for a short training from scratch."
-    return ImgaugTransform(iaa.Fliplr(.5), size, seed)
+    return ImgaugTransform(iaa.Sequential([iaa.Fliplr(.5), iaa.Flipud(.5 * vertical)]), size, seed)

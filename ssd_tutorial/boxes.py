@@ -30,16 +30,18 @@ def box_area(boxes: Tensor # `(...,4)` xyxy
     w, h = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).unbind(-1)
     return w * h
 
-# %% ../nbs/00_boxes.ipynb #ae2c9e1d
+# %% ../nbs/00_boxes.ipynb #695c9aeb
 def box_iou(a: Tensor, # `(...,N,4)` xyxy
             b: Tensor, # `(...,M,4)` xyxy, in the same unit as `a`; its leading dimensions broadcast with `a`'s
     ) -> Tensor: # `(...,N,M)` in [0,1]; two boxes of no area have IoU 0
     "Intersection over union of every box in `a` with every box in `b`."
-    a, b = a[..., :, None, :], b[..., None, :, :]
-    w, h = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).unbind(-1)
-    inter = w * h
-    union = box_area(a) + box_area(b) - inter
-    return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
+    ax1, ay1, ax2, ay2 = a.movedim(-1, 0).contiguous()[..., :, None]
+    bx1, by1, bx2, by2 = b.movedim(-1, 0).contiguous()[..., None, :]
+    w = torch.minimum(ax2, bx2).sub_(torch.maximum(ax1, bx1)).clamp_(min=0)
+    h = torch.minimum(ay2, by2).sub_(torch.maximum(ay1, by1)).clamp_(min=0)
+    inter = w.mul_(h)
+    union = (box_area(a)[..., :, None] + box_area(b)[..., None, :]).sub_(inter)
+    return inter.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 # %% ../nbs/00_boxes.ipynb #4b62edc2
 def clip_boxes(boxes: Tensor, # `(...,4)` xyxy

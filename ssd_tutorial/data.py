@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['PASCAL_CLASSES', 'PASCAL_SHORT', 'IMAGENET_MEAN', 'IMAGENET_STD', 'Sample', 'to_rgb', 'load_image', 'image_size',
-           'voc_splits', 'read_voc', 'read_coco', 'pascal_2007', 'Vocab', 'split_samples', 'normalize', 'denormalize',
-           'pad_objects', 'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders', 'ssd_dataloaders',
+           'voc_splits', 'read_voc', 'read_coco', 'pascal_2007', 'Vocab', 'split_samples', 'normalize', 'image_tensor',
+           'denormalize', 'pad_objects', 'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders', 'ssd_dataloaders',
            'check_images']
 
-# %% ../nbs/01_data.ipynb #fee5fed3
-import json, os, sys
+# %% ../nbs/01_data.ipynb #554e28e7
+import json, math, mmap, os, sys
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -258,7 +258,7 @@ def split_samples(samples, # list of `Sample`
     if not 0 < cut < len(samples): raise ValueError(f'{valid_pct:g} of {len(samples)} samples leaves one side empty; use more samples or another valid_pct')
     return [samples[i] for i in order[cut:]], [samples[i] for i in order[:cut]]
 
-# %% ../nbs/01_data.ipynb #81724d65
+# %% ../nbs/01_data.ipynb #3e7f32c6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def _stats(image): return (image.new_tensor(s)[:, None, None] for s in (IMAGENET_MEAN, IMAGENET_STD))
@@ -268,6 +268,11 @@ def normalize(image: Tensor # `(...,3,H,W)` RGB in [0,1]
     "Subtract ImageNet's mean and divide by its standard deviation, per channel."
     mean, std = _stats(image)
     return (image - mean) / std
+
+def image_tensor(image: np.ndarray # `(H,W,3)` uint8 RGB
+    ) -> Tensor: # `(3,H,W)` normalised
+    "A picture as the model takes it."
+    return normalize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous() / 255)
 
 def denormalize(image: Tensor # `(...,3,H,W)` as `normalize` gives it
     ) -> Tensor: # `(...,3,H,W)` RGB in [0,1], for display
@@ -284,7 +289,7 @@ def pad_objects(boxes: Tensor, # `(N,4)`
     if len(labels) > n: raise ValueError(f'{len(labels)} objects do not fit into max_objects={n}')
     return F.pad(boxes, (0, 0, 0, n - len(boxes))), F.pad(labels, (0, n - len(labels)))
 
-# %% ../nbs/01_data.ipynb #c369debf
+# %% ../nbs/01_data.ipynb #672210ad
 def resize_sample(image: np.ndarray, # `(H,W,3)` uint8
                   boxes: np.ndarray, # `(N,4)` xyxy in pixels
                   labels: np.ndarray, # `(N,)`, untouched
@@ -292,6 +297,7 @@ def resize_sample(image: np.ndarray, # `(H,W,3)` uint8
     ) -> tuple: # image `(size,size,3)`, boxes in its pixels, labels
     "Resize a picture and its boxes, ignoring the aspect ratio."
     h, w = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (h, w): return image, boxes, labels
     scale = np.array([w / image.shape[1], h / image.shape[0]] * 2, dtype=np.float32)
     return np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)), boxes * scale, labels
 
@@ -307,7 +313,17 @@ def keep_visible(boxes: Tensor, # `(N,4)` xyxy in pixels, perhaps outside the pi
     keep = box_area(clipped) > box_area(boxes) * min_visible
     return clipped[keep], labels[keep]
 
-# %% ../nbs/01_data.ipynb #82d18753
+# %% ../nbs/01_data.ipynb #ab172803
+class _Cache:
+    "Memory for `n` resized pictures, the same for all processes that load."
+    def __init__(self, n, size):
+        memory = lambda *shape, dtype: torch.frombuffer(mmap.mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+        self.images, self.scale = memory(n, size, size, 3, dtype=torch.uint8), memory(n, 2, dtype=torch.float32)
+
+    def fill(self, i, image):
+        small, scale, _ = resize_sample(np.array(image), np.ones((1, 4), np.float32), None, self.images.shape[1])
+        self.images[i], self.scale[i] = torch.from_numpy(small), torch.from_numpy(scale[0, :2])    # the scale last: it says "filled"
+
 class ObjectDataset(Dataset):
     "Samples as tensors: normalised image, boxes in [0,1] and labels, zero-padded to one length."
     def __init__(self,
@@ -315,6 +331,7 @@ class ObjectDataset(Dataset):
                  vocab: Vocab,
                  transform, # `(image, boxes, labels) -> (image, boxes, labels)`: `(H,W,3)` uint8, `(N,4)` xyxy in pixels, `(N,)`
                  max_objects: int=None, # rows of boxes and labels, M; by default as many as the fullest sample has
+                 cache: int=None, # side to which pictures are resized when first read, then kept in memory; for a transform that resizes to it anyway
         ):
         if not len(samples): raise ValueError('the data set is empty; check the folder and the split it was read from')
         self.samples, self.vocab, self.transform = samples, vocab, transform
@@ -322,6 +339,7 @@ class ObjectDataset(Dataset):
         fullest = max(samples, key=lambda s: len(s.boxes))
         self.max_objects = max_objects or max(1, len(fullest.boxes))
         if len(fullest.boxes) > self.max_objects: raise ValueError(f'{fullest.path}: {len(fullest.boxes)} objects do not fit into max_objects={max_objects}')
+        self.cache = None if cache is None else _Cache(len(samples), cache)
 
     def _numbers(self, s):
         try: return np.array([self.vocab.index(l) for l in s.labels], dtype=np.int64)
@@ -330,11 +348,16 @@ class ObjectDataset(Dataset):
     def __len__(self): return len(self.samples)
 
     def __getitem__(self, i):
-        s = self.samples[i]
-        image, boxes, labels = self._transformed(np.array(load_image(s.path)), s.boxes, self.labels[i])
+        image, boxes, labels = self._transformed(*self._read(i), self.labels[i])
         h, w = image.shape[:2]
-        x = normalize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) / 255)
-        return x, *pad_objects(boxes / boxes.new_tensor([w, h, w, h]), labels, self.max_objects)
+        return image_tensor(image), *pad_objects(boxes / boxes.new_tensor([w, h, w, h]), labels, self.max_objects)
+
+    def _read(self, i):
+        "Picture `i` and its boxes; from memory, at its final size, if there is a cache."
+        s = self.samples[i]
+        if self.cache is None: return np.array(load_image(s.path)), s.boxes
+        if not self.cache.scale[i].any(): self.cache.fill(i, load_image(s.path))
+        return self.cache.images[i].numpy().copy(), s.boxes * self.cache.scale[i].repeat(2).numpy()
 
     def _transformed(self, image, boxes, labels):
         new = self.transform(image, boxes, labels)

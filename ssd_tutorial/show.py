@@ -100,7 +100,7 @@ def show_batch(batch, # images, boxes, labels
     for ax, *item in zip(axs.flat, *(t[:n] for t in batch)): show_item(*item, vocab, ax=ax)
     fig.tight_layout(pad=.4)
 
-# %% ../nbs/03_show.ipynb #a90e0b42
+# %% ../nbs/03_show.ipynb #03ad7b6f
 def show_matches(image: Tensor, # `(3,H,W)` normalised
                  anchors: Tensor, # `(A,4)` xyxy in [0,1]
                  boxes: Tensor, # `(M,4)` xyxy in [0,1]
@@ -109,13 +109,14 @@ def show_matches(image: Tensor, # `(3,H,W)` normalised
                  vocab, # `Vocab`
                  ax=None, # axes to draw on
                  title: str=None, # text above the picture
+                 numbers: bool=True, # write each anchor's number and class; too much for many anchors
     ): # the axes
     "Show objects and the positive anchors that go with them, in one colour."
     ax, (h, w) = show_image(image, ax, title), image.shape[-2:]
     scale = torch.tensor([w, h, w, h])
-    for a in labels.nonzero().flatten().tolist():
+    for a in (labels > 0).nonzero().flatten().tolist():
         color = COLORS[int(index[a]) % 12]
         draw_rect(ax, anchors[a] * scale, color, lw=1.5, ls='--')
-        draw_text(ax, (anchors[a] * scale)[:2] + 2, f'{a} {vocab.display(int(labels[a]))}', color)
+        if numbers: draw_text(ax, (anchors[a] * scale)[:2] + 2, f'{a} {vocab.display(int(labels[a]))}', color)
     for m in index[labels > 0].unique().tolist(): draw_rect(ax, boxes[m] * scale, COLORS[m % 12], lw=3)
     return ax

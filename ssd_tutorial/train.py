@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['FullBatchLoss', 'written_whole', 'History', 'body_and_head', 'ssd_learner']
 
-# %% ../nbs/08_train.ipynb #8b03f54a
+# %% ../nbs/08_train.ipynb #7915ee70
 import csv, os, time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from .data import Loaders
@@ -20,18 +22,18 @@ from fastai.callback.core import Callback
 from fastai.callback.tracker import TerminateOnNaNCallback
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner
-from fastai.optimizer import Adam
+from fastai.optimizer import OptimWrapper
 from fastai.torch_core import params
 
-# %% ../nbs/08_train.ipynb #4d4581b9
+# %% ../nbs/08_train.ipynb #86cf4b0c
 class FullBatchLoss(Callback):
     "Scale the summed loss of a smaller validation batch up to a full one, so that all numbers compare."
     def after_loss(self):
-        if not self.training: self.learn.loss = self.loss * (self.dls.train.batch_size / len(self.xb[0]))
+        if not self.training and self.loss_func.summed: self.learn.loss = self.loss * (self.dls.train.batch_size / len(self.xb[0]))
 
 def _term(loss, i, bs):
     "The class (0) or box (1) term of the loss as a function of predictions and targets, for a full batch."
-    def term(preds, boxes, labels): return loss.terms(preds, boxes, labels)[i] * (bs / len(boxes))
+    def term(preds, boxes, labels): return loss.terms(preds, boxes, labels)[i] * (bs / len(boxes) if loss.summed else 1)
     term.__name__ = ('class_loss', 'box_loss')[i]
     return term
 
@@ -65,7 +67,7 @@ class History(Callback):
         with written_whole(self.path) as f, open(f, 'w', newline='') as file:
             w = csv.DictWriter(file, self.rows[0]); w.writeheader(); w.writerows(self.rows)
 
-# %% ../nbs/08_train.ipynb #0d4ffdd9
+# %% ../nbs/08_train.ipynb #ec927e8d
 def body_and_head(model: SSD # from `ssd_model`
     ) -> list: # two lists of weights
     "Groups of weights; `freeze` holds all but the last."
@@ -73,13 +75,16 @@ def body_and_head(model: SSD # from `ssd_model`
 
 def ssd_learner(dls: Loaders, # from `ssd_dataloaders`
                 model: SSD, # from `ssd_model`
-                loss: nn.Module, # `SSDLoss` with the anchors of the model's grid
+                loss: nn.Module, # `SSDLoss` or `MultiBoxLoss` with the anchors of the model's grids
                 history=None, # CSV file for the table of losses
+                bf16: bool=False, # mixed precision, for a device for which `has_bf16` is true
+                metrics=(), # more of fastai's metrics beside the two terms of the loss
                 cbs=(), # more callbacks of fastai's
                 **kwargs, # passed on to `Learner`, such as `path`, the folder for `save`
     ) -> Learner: # its device is CUDA where there is one
     "A fastai `Learner` for detection, with AdamW."
-    bs, loaders = dls.train.batch_size, DataLoaders(*dls)
+    bs, loaders, model.bf16 = dls.train.batch_size, DataLoaders(*dls), bf16
     loaders.n_inp = 1
-    return Learner(loaders, model, loss, opt_func=Adam, splitter=body_and_head, metrics=[AvgMetric(_term(loss, i, bs)) for i in (0, 1)],
+    adamw = partial(OptimWrapper, opt=partial(torch.optim.AdamW, fused=True, eps=1e-5))
+    return Learner(loaders, model, loss, opt_func=adamw, splitter=body_and_head, metrics=[*[AvgMetric(_term(loss, i, bs)) for i in (0, 1)], *metrics],
                    cbs=[FullBatchLoss(), History(history), TerminateOnNaNCallback(), *cbs], **kwargs)
