@@ -5,7 +5,7 @@ CHAPTERS := $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb
 
 .PHONY: demo test notebooks export check readme lint wheel clean
 
-demo: .venv/installed  ## train the article's detector on the embedded data set
+demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo
 
 test: .venv/dev  ## every chapter and every test

@@ -128,10 +128,10 @@ class MultiBoxLoss(SSDLoss):
         far = F.smooth_l1_loss(acts, self.coder.encode(targets, anchors), reduction='none').mean(-1)
         return self.class_loss(classes, m.labels) * self.n_classes / n, (far * (m.labels > 0)).sum() / n
 
-# %% ../nbs/07_loss.ipynb #64997b32
+# %% ../nbs/07_loss.ipynb #aff36c37
 class HardNegativeLoss(BCELoss):
     "Binary cross entropy of the positive anchors and of the worst background anchors of each image (Liu et al. 2016, section 2.2)."
-    def __init__(self, ratio: int=3): # background anchors per positive one; as many in an image without
+    def __init__(self, ratio: int=3): # background anchors per positive one; so many in an image without any
         super().__init__()
         self.ratio = ratio
 

@@ -72,6 +72,21 @@ def test_when_all_boxes_leave_the_plain_resize_stands_in(six):
     for got, want in zip(moved, plain): assert_close(got, want)
 
 
+@pytest.mark.parametrize('vertical, ways', [(False, {(0, 0), (1, 0)}), (True, {(0, 0), (1, 0), (0, 1), (1, 1)})])
+def test_flips_and_upside_down(six, vertical, ways):
+    "The first rectangle is red, the last green: where the first ends up tells what was done, and all others must agree."
+    x1, y1, x2, y2 = six.boxes.T / np.array([[270], [220], [270], [220]])
+    ds, seen = ObjectDataset([six], VOCAB, flip_transform(96, 5, vertical)), []
+    for _ in range(40):
+        x, boxes, labels = ds[0]
+        flips = [(fx, fy) for fx in (0, 1) for fy in (0, 1) if np.allclose(
+            boxes, np.stack([1 - x2 if fx else x1, 1 - y2 if fy else y1, 1 - x1 if fx else x2, 1 - y1 if fy else y2], 1), atol=1e-4)]
+        assert len(flips) == 1 and labels.tolist() == [VOCAB.index(l) for l in six.labels]
+        assert [colour_at(denormalize(x), b) for b in boxes] == labels.tolist()
+        seen += flips
+    assert set(seen) == ways and min(map(seen.count, ways)) >= 3
+
+
 def test_a_picture_without_objects_is_augmented_too(tmp_path):
     Image.new('RGB', (30, 20), (0, 90, 200)).save(tmp_path/'x.png')
     ds = ObjectDataset([Sample(tmp_path/'x.png', [], [])], VOCAB, ImgaugTransform(iaa.Invert(1.), 16))

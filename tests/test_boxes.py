@@ -78,6 +78,27 @@ def test_iou_has_a_finite_gradient_at_a_flat_box():
     assert b.grad.isfinite().all()
 
 
+def random_boxes(seed, *shape):
+    "With an area, in double precision, and with no two edges in the same place."
+    corner, size = torch.rand(2, *shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.cat([corner, corner + .1 + size], -1).requires_grad_()
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4))
+def test_the_gradient_of_iou_is_torchvisions(seed, n, m):
+    "The library calculates in place; autograd must not notice."
+    a, b = random_boxes(seed, n), random_boxes(seed + 1, m)
+    weights = torch.rand(n, m, dtype=torch.float64)
+    got, want = (torch.autograd.grad((f(a, b) * weights).sum(), (a, b)) for f in (box_iou, ops.box_iou))
+    for g, w in zip(got, want): assert_close(g, w)
+    assert a.requires_grad and torch.equal(a, random_boxes(seed, n)) and torch.equal(b, random_boxes(seed + 1, m))
+
+
+@pytest.mark.parametrize('shapes', [((3,), (2,)), ((2, 3), (2, 2)), ((2, 3), (4,)), ((2, 1, 3), (2, 2))])
+def test_the_gradient_of_iou_is_that_of_finite_differences(shapes):
+    assert torch.autograd.gradcheck(box_iou, [random_boxes(i, *s) for i, s in enumerate(shapes)])
+
+
 @given(boxes(), st.floats(.5, 3), st.floats(.5, 3))
 def test_clip_is_torchvisions_and_clipping_twice_changes_nothing(b, w, h):
     before, once = b.clone(), clip_boxes(b, w, h)
