@@ -90,6 +90,7 @@ if __name__ == "__main__":
     args = ap.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, 21 classes, forward and backward, milliseconds\n")
-    print("| anchors | batch | `SSDLoss` | `MultiBoxLoss` | one by one | torchvision | one by one / `SSDLoss` | one by one / `MultiBoxLoss` | torchvision / `MultiBoxLoss` |")
+    print("| anchors | batch | `SSDLoss` | `MultiBoxLoss` | one by one | torchvision "
+          "| one by one / `SSDLoss` | one by one / `MultiBoxLoss` | torchvision / `MultiBoxLoss` |")
     print("|---" * 9 + "|")
     for n in SETS: compare(n, args.rounds, device)

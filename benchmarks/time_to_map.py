@@ -97,7 +97,7 @@ def main(args):
     if args.data: train, valid = (read_voc(args.data, s, drop_bad=True)[:n] for s, n in (("trainval", args.train), ("test", args.valid)))
     else: train, valid = shapes(args.train or 1000, 0), shapes(args.valid or 200, 1)
     args.kind, vocab = dict(data=str(args.data), augment="flips") if args.data else {}, Vocab.from_samples(train)
-    print(f"{machine()}; {len(train)} pictures to train, {len(valid)} to validate, at most {args.seconds:g} s, seed {args.seed}\n", flush=True)
+    print(f"{machine()}; {len(train)} pictures to train, {len(valid)} to validate, {args.seconds:g} s of training, seed {args.seed}\n", flush=True)
     peers = dict(ours=ours, ssdlite=lite, yolo=yolo, yolo16=partial(yolo, nbs=16))
     if importlib.util.find_spec("ultralytics") is None:
         print("ultralytics is not installed: no YOLOv8n\n")

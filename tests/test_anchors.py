@@ -266,8 +266,9 @@ def test_coverage_of_nothing_and_of_one_object(tmp_path, counts):
     assert len(c.best) == len(c.positives) == len(c.side) == len(c.labels) == sum(counts)
     assert c.rows()[0][:2] == ('all', sum(counts)) and 'all' in repr(c)
     if sum(counts): assert c.positives.item() >= 1
-    assert len(show_coverage(c, c, titles=['one', 'two']).axes) == 3
-    plt.close()
+    one, two = show_coverage(c), show_coverage(c, c, titles=['good'])
+    assert [a.get_title() for a in one.axes] == [''] * 2 and [a.get_title() for a in two.axes] == ['good', '', '']
+    plt.close('all')
 
 
 def test_coverage_does_not_decode_pictures(tmp_path):
