@@ -6,13 +6,14 @@
 __all__ = ['PRESETS', 'AUGMENT', 'read_folder', 'train_detector', 'ssd_train', 'predict_files', 'ssd_predict', 'evaluate_folder',
            'ssd_evaluate']
 
-# %% ../nbs/11_cli.ipynb #2fe5c08f
+# %% ../nbs/11_cli.ipynb #86b043fa
 import json, time
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from fastcore.script import Param, call_parse
+from fastcore.script import call_parse
 from matplotlib import pyplot as plt
 
 from .anchors import make_anchors, suggest_anchors
@@ -176,7 +177,7 @@ def ssd_train(
     given = {k: v for k, v in dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs, augment=augment).items() if v is not None}
     _one_sentence('ssd_train', train_detector, data, out, model, scratch, lenient, seed, workers, **given)
 
-# %% ../nbs/11_cli.ipynb #f212d1f5
+# %% ../nbs/11_cli.ipynb #8dfbf3b6
 def _pictures(paths):
     "Image files, those in folders included. Raises `FileNotFoundError` or `ValueError`."
     files = [f for p in map(Path, paths) for f in (sorted(f for f in p.iterdir() if f.suffix.lower() in _IMAGES) if p.is_dir() else [p])]
@@ -198,9 +199,15 @@ def predict_files(images, detector='runs/train/detector.pt', out='runs/predict',
     print(f"{sum(len(f['objects']) for f in facts)} objects in {len(files)} pictures; written to {out}: detections.json and {len(files)} pictures")
     return facts
 
+def _one_or_more(what):
+    "Annotation of an argument that may be repeated; fastcore 1 and 2 spell it differently."
+    try: from fastcore.script import Param
+    except ImportError: return Annotated[str, what, dict(nargs='+')]
+    return Param(what, str, nargs='+')
+
 @call_parse
 def ssd_predict(
-    images:Param('picture files, or folders of them', str, nargs='+'),
+    images:_one_or_more('picture files, or folders of them'),
     detector:str='runs/train/detector.pt', # file written by ssd_train
     out:str='runs/predict', # folder for the pictures with their objects drawn in, and detections.json (boxes in pixels: left, top, right, bottom)
     score:float=.3, # leave out what scores less
