@@ -17,7 +17,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ssd_tutorial.cli import _loaders, _model_and_loss, _settings
-from ssd_tutorial.data import IMAGENET_MEAN, IMAGENET_STD, Vocab, image_tensor, load_image, resize_sample
+from ssd_tutorial.data import IMAGENET_MEAN, IMAGENET_STD, Vocab, image_tensor, load_image, resize_image
 from ssd_tutorial.model import has_bf16
 from ssd_tutorial.predict import Detections
 from ssd_tutorial.shapes import make_shapes
@@ -128,7 +128,7 @@ def ssdlite_found(net, samples, size, vocab):
     net.eval()
     for s in samples:
         image = load_image(s.path)
-        x = image_tensor(resize_sample(np.asarray(image), np.zeros((0, 4)), [], size)[0])
+        x = image_tensor(resize_image(np.asarray(image), size))
         r = net([x.to(next(net.parameters()).device)])[0]
         boxes, scores = (r["boxes"].cpu() / size * torch.tensor([*image.size] * 2)).numpy(), r["scores"].cpu().numpy()
         yield Detections(boxes, [vocab[i] for i in r["labels"].tolist()], scores, None)

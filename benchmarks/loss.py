@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import machine, table
 
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
@@ -80,8 +81,7 @@ def compare(n_anchors, rounds, device, n_classes=21):
     times = [[timed(f, preds, device, n) for f, n in zip(runs, counts)] for _ in range(rounds)]
     ms = [statistics.median(t) * 1e3 for t in zip(*times)]
     ratio = lambda a, b: statistics.median(t[a] / t[b] for t in times)
-    print(f"| {n_anchors:5d} | {bs:3d} |" + "".join(f" {m:8.2f} |" for m in ms) +
-          f" {ratio(2, 0):6.1f} | {ratio(2, 1):6.1f} | {ratio(3, 1):6.1f} |", flush=True)
+    return n_anchors, bs, *(f"{m:.2f}" for m in ms), *(f"{ratio(*r):.1f}" for r in [(2, 0), (2, 1), (3, 1)])
 
 
 if __name__ == "__main__":
@@ -89,8 +89,6 @@ if __name__ == "__main__":
     ap.add_argument("--rounds", type=int, default=20, help="rounds per row (20)")
     args = ap.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, 21 classes, forward and backward, milliseconds\n")
-    print("| anchors | batch | `SSDLoss` | `MultiBoxLoss` | one by one | torchvision "
-          "| one by one / `SSDLoss` | one by one / `MultiBoxLoss` | torchvision / `MultiBoxLoss` |")
-    print("|---" * 9 + "|")
-    for n in SETS: compare(n, args.rounds, device)
+    print(f"{machine()}; 21 classes, forward and backward, milliseconds\n")
+    table(["anchors", "batch", "`SSDLoss`", "`MultiBoxLoss`", "one by one", "torchvision",
+           "one by one / `SSDLoss`", "one by one / `MultiBoxLoss`", "torchvision / `MultiBoxLoss`"], [compare(n, args.rounds, device) for n in SETS])

@@ -31,7 +31,7 @@ def ours(args, samples):
     if args.detector: detector = Detector.load(args.detector)
     else:
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(args.epochs, opts["lr"])
-        detector = Detector(learn.model.cpu(), loss.anchors.to("cpu"), loader.dataset.vocab, opts["size"], loss.coder)
+        detector = Detector(learn.model.cpu(), loss.anchors, loader.dataset.vocab, opts["size"], loss.coder)
     detector.model.bf16 = args.bf16
     return detector, loader
 
@@ -46,7 +46,7 @@ def ssdlite_predict(net, paths, score, bf16):
 def shares(detector, paths, score):
     "Milliseconds per image of each part of `predict`."
     clock = Clock()
-    names = dict(load_image="reading", resize_sample="resizing", image_tensor="normalising", clip_boxes="decoding", suppress="suppression")
+    names = dict(load_image="reading", resize_image="resizing", image_tensor="normalising", clip_boxes="decoding", suppress="suppression")
     patches = [patch.object(predict, f, clock.of(name, getattr(predict, f))) for f, name in names.items()]
     patches += [patch.object(detector, "coder", SimpleNamespace(decode=clock.of("decoding", detector.coder.decode))),
                 patch.object(detector.model, "forward", clock.of("model", detector.model.forward))]

@@ -43,7 +43,7 @@ def ours(train, valid, vocab, args):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, opts["lr"])
     seconds, loss = time.perf_counter() - start, learn.loss_func
     end_workers(learn)
-    report = evaluate(Detector(learn.model, loss.anchors.to("cpu"), vocab, opts["size"], loss.coder), valid)
+    report = evaluate(Detector(learn.model, loss.anchors, vocab, opts["size"], loss.coder), valid)
     return f"ours, {args.model}, {opts['arch']}, {'bf16' if learn.model.bf16 else 'float32'}", seconds, epochs, report
 
 

@@ -6,8 +6,9 @@
 __all__ = ['PRESETS', 'AUGMENT', 'read_folder', 'train_detector', 'ssd_train', 'predict_files', 'ssd_predict', 'evaluate_folder',
            'ssd_evaluate']
 
-# %% ../nbs/11_cli.ipynb #86b043fa
+# %% ../nbs/11_cli.ipynb #828e2d65
 import json, time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -87,7 +88,7 @@ def _model_and_loss(model, opts, pretrained, vocab, train):
     net = ssd_model(opts['arch'], len(vocab), pretrained, k=6, maps=3)
     return net, MultiBoxLoss(make_anchors(**suggest_anchors(train, grid_sizes(net, opts['size']))), len(vocab))
 
-# %% ../nbs/11_cli.ipynb #5a2a6ec0
+# %% ../nbs/11_cli.ipynb #60ee8d91
 def _read(data, out, lenient, seed):
     "Training and validation samples, and the vocabulary."
     if data == 'shapes': train, valid = split_samples(make_shapes(Path(out)/'shapes', 1000, seed=0), seed=seed)
@@ -129,12 +130,14 @@ def train_detector(data='shapes', out='runs/train', model='ssd', scratch=False, 
     try: net, loss = _model_and_loss(model, opts, pretrained, vocab, train)
     except ConnectionError as e:
         print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
-        return train_detector(data, out, model, True, lenient, seed, workers, **given)
+        opts, _ = _settings(model, data, True, given)
+        set_seed(seed)
+        net, loss = _model_and_loss(model, opts, False, vocab, train)
     print(f'model {model}, ' + ', '.join(f'{k} {v}' for k, v in opts.items()))
     dls = _loaders(train, valid, vocab, opts, workers, seed)
     learn = ssd_learner(dls, net, loss, out/'history.csv', bf16=has_bf16(default_device()), metrics=[MeanAP(loss.anchors, loss.coder)], path=out)
     _fit(learn, model, *(opts[k] for k in ('frozen', 'epochs', 'lr')))
-    detector, last = Detector(net, loss.anchors.to('cpu'), vocab, opts['size'], loss.coder), learn.history.rows[-1]
+    detector, last = Detector(net, loss.anchors, vocab, opts['size'], loss.coder), learn.history.rows[-1]
     bf16, net.bf16 = net.bf16, False                                       # as the detector is once it is loaded
     report, device = evaluate(detector, valid), next(net.parameters()).device
     print(report)
@@ -177,7 +180,7 @@ def ssd_train(
     given = {k: v for k, v in dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs, augment=augment).items() if v is not None}
     _one_sentence('ssd_train', train_detector, data, out, model, scratch, lenient, seed, workers, **given)
 
-# %% ../nbs/11_cli.ipynb #8dfbf3b6
+# %% ../nbs/11_cli.ipynb #36470f12
 def _pictures(paths):
     "Image files, those in folders included. Raises `FileNotFoundError` or `ValueError`."
     files = [f for p in map(Path, paths) for f in (sorted(f for f in p.iterdir() if f.suffix.lower() in _IMAGES) if p.is_dir() else [p])]
@@ -188,10 +191,11 @@ def _pictures(paths):
 def predict_files(images, detector='runs/train/detector.pt', out='runs/predict', score=.3, overlap=.5):
     "What `ssd_predict` does, as a function; returns the list that it writes to detections.json."
     files, detector, out, facts = _pictures(images), Detector.load(detector), Path(out), []
+    stems = Counter(f.stem for f in files)
     out.mkdir(parents=True, exist_ok=True)
     for i, f in enumerate(files):
         d = detector.predict(f, score, overlap)
-        name = f'{f.stem}.png' if [g.stem for g in files].count(f.stem) == 1 else f'{f.stem}-{i}.png'
+        name = f'{f.stem}.png' if stems[f.stem] == 1 else f'{f.stem}-{i}.png'
         with written_whole(out/name) as part: part.write_bytes(d._repr_png_())
         facts.append(dict(image=str(f), width=d.image.width, height=d.image.height, picture=name,
                           objects=[dict(label=l, score=round(float(s), 4), box=[round(float(v), 1) for v in b]) for b, l, s in zip(d.boxes, d.labels, d.scores)]))

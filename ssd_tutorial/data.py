@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PASCAL_CLASSES', 'PASCAL_SHORT', 'IMAGENET_MEAN', 'IMAGENET_STD', 'Sample', 'to_rgb', 'load_image', 'image_size',
            'voc_splits', 'read_voc', 'read_coco', 'pascal_2007', 'Vocab', 'split_samples', 'normalize', 'image_tensor',
-           'denormalize', 'pad_objects', 'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders', 'ssd_dataloaders',
-           'check_images']
+           'denormalize', 'pad_objects', 'resize_image', 'resize_sample', 'keep_visible', 'ObjectDataset', 'Loaders',
+           'ssd_dataloaders', 'check_images']
 
 # %% ../nbs/01_data.ipynb #554e28e7
 import json, math, mmap, os, sys
@@ -289,17 +289,24 @@ def pad_objects(boxes: Tensor, # `(N,4)`
     if len(labels) > n: raise ValueError(f'{len(labels)} objects do not fit into max_objects={n}')
     return F.pad(boxes, (0, 0, 0, n - len(boxes))), F.pad(labels, (0, n - len(labels)))
 
-# %% ../nbs/01_data.ipynb #672210ad
+# %% ../nbs/01_data.ipynb #2c159191
+def resize_image(image: np.ndarray, # `(H,W,3)` uint8
+                 size: int=224, # of the side, in pixels; or (height, width)
+    ) -> np.ndarray: # `(size,size,3)` uint8; the same array if it has that size
+    "Resize a picture, ignoring the aspect ratio."
+    h, w = (size, size) if isinstance(size, int) else size
+    return image if image.shape[:2] == (h, w) else np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
+
 def resize_sample(image: np.ndarray, # `(H,W,3)` uint8
                   boxes: np.ndarray, # `(N,4)` xyxy in pixels
                   labels: np.ndarray, # `(N,)`, untouched
                   size: int=224, # of the side, in pixels; or (height, width)
     ) -> tuple: # image `(size,size,3)`, boxes in its pixels, labels
     "Resize a picture and its boxes, ignoring the aspect ratio."
-    h, w = (size, size) if isinstance(size, int) else size
-    if image.shape[:2] == (h, w): return image, boxes, labels
-    scale = np.array([w / image.shape[1], h / image.shape[0]] * 2, dtype=np.float32)
-    return np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR)), boxes * scale, labels
+    new = resize_image(image, size)
+    if new is image: return image, boxes, labels
+    scale = np.array([new.shape[1] / image.shape[1], new.shape[0] / image.shape[0]] * 2, dtype=np.float32)
+    return new, boxes * scale, labels
 
 # %% ../nbs/01_data.ipynb #714e0eb7
 def keep_visible(boxes: Tensor, # `(N,4)` xyxy in pixels, perhaps outside the picture
@@ -313,7 +320,7 @@ def keep_visible(boxes: Tensor, # `(N,4)` xyxy in pixels, perhaps outside the pi
     keep = box_area(clipped) > box_area(boxes) * min_visible
     return clipped[keep], labels[keep]
 
-# %% ../nbs/01_data.ipynb #ab172803
+# %% ../nbs/01_data.ipynb #04125abe
 class _Cache:
     "Memory for `n` resized pictures, the same for all processes that load."
     def __init__(self, n, size):
@@ -321,8 +328,9 @@ class _Cache:
         self.images, self.scale = memory(n, size, size, 3, dtype=torch.uint8), memory(n, 2, dtype=torch.float32)
 
     def fill(self, i, image):
-        small, scale, _ = resize_sample(np.array(image), np.ones((1, 4), np.float32), None, self.images.shape[1])
-        self.images[i], self.scale[i] = torch.from_numpy(small), torch.from_numpy(scale[0, :2])    # the scale last: it says "filled"
+        size = self.images.shape[1]
+        self.images[i] = torch.from_numpy(resize_image(np.array(image), size))
+        self.scale[i] = torch.tensor([size / image.width, size / image.height])                    # last: it says "filled"
 
 class ObjectDataset(Dataset):
     "Samples as tensors: normalised image, boxes in [0,1] and labels, zero-padded to one length."

@@ -7,7 +7,7 @@ __all__ = ['MISSES', 'ALARMS', 'find_hits', 'precision_recall', 'average_precisi
            'mean_ap', 'coco_aps', 'MeanAP', 'Report', 'score_detections', 'evaluate', 'show_curves', 'miss_reasons',
            'detection_kinds', 'Judged', 'judge', 'Errors', 'find_errors', 'show_errors']
 
-# %% ../nbs/10_evaluate.ipynb #77368265
+# %% ../nbs/10_evaluate.ipynb #723f8b00
 from collections import Counter
 from dataclasses import dataclass, replace
 from html import escape
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from .anchors import Anchors, match
-from .boxes import box_iou, clip_boxes
+from .boxes import box_iou
 from .data import Sample, Vocab, image_size, load_image
-from .predict import Detections, Detector, suppress
+from .predict import Detections, Detector, boxes_and_scores, suppress
 from .show import draw_rect, draw_text, show_image
 
 from fastai.learner import Metric
@@ -57,13 +57,17 @@ def precision_recall(right, # `(N,)` 1 for a hit, 0 for a false alarm, by fallin
     hits = np.cumsum(np.asarray(right, dtype=float))
     return hits / np.arange(1, len(hits) + 1), hits / max(n_objects, 1)
 
-# %% ../nbs/10_evaluate.ipynb #aeefab92
+# %% ../nbs/10_evaluate.ipynb #b8c9d7cd
+def _best_ahead(precision):
+    "The best precision at each detection or later ones."
+    return np.maximum.accumulate(precision[::-1])[::-1]
+
 def average_precision(precision: np.ndarray, # `(N,)` in [0,1], by falling score
                       recall: np.ndarray, # `(N,)` in [0,1], never falling
                       points: int=None, # 11 for VOC 2007, 101 for COCO; by default the exact area, VOC from 2010 on
     ) -> float: # in [0,1]
     "Area under the curve of the best precision at each recall or further on."
-    best = np.maximum.accumulate(precision[::-1])[::-1]
+    best = _best_ahead(precision)
     if points is None: return float((np.diff(recall, prepend=0) * best).sum())
     first = np.searchsorted(recall, np.arange(points) / (points - 1))     # the first detection that reaches each recall
     return float(np.append(best, 0)[first].mean())
@@ -120,7 +124,7 @@ def coco_aps(found, # list of `Detections`
     aps[:, result['classes'].reshape(-1).numpy() - 1] = result['precision'][:, :, :, 0, -1].double().mean(1)
     return np.where(aps < 0, np.nan, aps)
 
-# %% ../nbs/10_evaluate.ipynb #0661ded9
+# %% ../nbs/10_evaluate.ipynb #7060c10a
 class MeanAP(Metric):
     "mAP50 of the validation set as a metric of fastai's; the rule is VOC's, the area COCO's."
     name = 'map50'
@@ -134,10 +138,9 @@ class MeanAP(Metric):
     def reset(self): self.rows, self.truth = [], []
 
     def accumulate(self, learn):
-        classes, acts = (t.detach().float().cpu() for t in learn.pred)
+        preds = [t.detach().float().cpu() for t in learn.pred]
         truth = [Sample('', b[l > 0], l[l > 0].tolist()) for b, l in zip(*(t.cpu() for t in learn.yb))]
-        boxes = clip_boxes(self.coder.decode(acts, self.anchors))
-        kept = suppress(boxes, classes[..., 1:].sigmoid(), self.score_thresh, self.iou_thresh)
+        kept = suppress(*boxes_and_scores(preds, self.anchors, self.coder), self.score_thresh, self.iou_thresh)
         self.rows += verdict_rows([Detections(b.numpy(), l.tolist(), s.numpy(), None) for b, l, s in kept], truth)
         self.truth += truth
 
@@ -208,7 +211,7 @@ def evaluate(detector: Detector,
     found = [replace(f, image=None) for part in _chunks(samples) for f in detector.predict([s.path for s in part], score_thresh, iou_thresh)]
     return score_detections(found, samples, detector.vocab)
 
-# %% ../nbs/10_evaluate.ipynb #f41d55a7
+# %% ../nbs/10_evaluate.ipynb #1c4acca8
 def show_curves(report: Report,
                 score_thresh: float=.3, # marked by a dot
     ) -> plt.Figure:
@@ -216,7 +219,7 @@ def show_curves(report: Report,
     fig, ax = plt.subplots(figsize=(8, 4.2))
     names = sorted(report.curves, key=lambda n: -report.curves[n].ap())
     for i, (name, c) in enumerate((n, report.curves[n]) for n in names):
-        color, best = plt.get_cmap('tab10')(i % 10), np.maximum.accumulate(c.precision[::-1])[::-1]
+        color, best = plt.get_cmap('tab10')(i % 10), _best_ahead(c.precision)
         ax.plot([0, *c.recall], [*best[:1], *best] or [0], color=color, ls=['-', '--', ':'][i // 10 % 3], label=f'{name}, AP50 {c.ap():.2f}')
         last = int((c.scores >= score_thresh).sum()) - 1
         if last >= 0: ax.plot(c.recall[last], best[last], 'o', color=color)

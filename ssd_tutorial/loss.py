@@ -65,10 +65,11 @@ def box_l1(boxes: Tensor, # `(...,A,4)` decoded xyxy
     diff = (boxes - targets).abs().mean(-1) * positive
     return diff.sum(-1) / positive.sum(-1).clamp(min=1)
 
-# %% ../nbs/07_loss.ipynb #6744d753
+# %% ../nbs/07_loss.ipynb #524a7ce4
 class SSDLoss(nn.Module):
     "Class loss of all anchors plus box loss of the positive ones, summed over the batch."
     summed = True # grows with the batch
+    bg_thresh = None # no anchors are ignored
     def __init__(self,
                  anchors: Anchors, # A of them, in the order of the model's rows
                  n_classes: int, # C, with background
@@ -92,10 +93,10 @@ class SSDLoss(nn.Module):
 
     def forward(self, preds, boxes, labels): return sum(self.terms(preds, boxes, labels))
 
-    def _targets(self, boxes, labels, bg_thresh=None):
+    def _targets(self, boxes, labels):
         "Anchors on the device of the boxes, what they match, and the box of each one's object."
         self.anchors = anchors = self.anchors.to(boxes.device)
-        m = match(anchors, boxes, labels, self.iou_thresh, bg_thresh)
+        m = match(anchors, boxes, labels, self.iou_thresh, self.bg_thresh)
         if boxes.shape[-2] == 0: return anchors, m, boxes.new_zeros(*m.index.shape, 4)
         return anchors, m, boxes.gather(-2, m.index[..., None].expand(*m.index.shape, 4))
 
@@ -105,7 +106,7 @@ class SSDLoss(nn.Module):
                                                     'with the grids that grid_sizes(model, size) gives for your image size')
         if c != self.n_classes: raise ValueError(f'the head has {c} classes, the loss {self.n_classes}; both should be len(vocab), background included')
 
-# %% ../nbs/07_loss.ipynb #ca80737b
+# %% ../nbs/07_loss.ipynb #992721e0
 class MultiBoxLoss(SSDLoss):
     "Class and box loss over several grids, divided by the number of positive anchors (Liu et al. 2016, section 2.2; Lin et al. 2017, section 4)."
     summed = False
@@ -123,7 +124,7 @@ class MultiBoxLoss(SSDLoss):
     def terms(self, preds, boxes, labels):
         classes, acts = preds
         self._check(classes)
-        anchors, m, targets = self._targets(boxes, labels, self.bg_thresh)
+        anchors, m, targets = self._targets(boxes, labels)
         n = (m.labels > 0).sum().clamp(min=1)
         far = F.smooth_l1_loss(acts, self.coder.encode(targets, anchors), reduction='none').mean(-1)
         return self.class_loss(classes, m.labels) * self.n_classes / n, (far * (m.labels > 0)).sum() / n

@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['ssd_body', 'flatten_cells', 'SSDHead', 'Maps', 'MultiScaleHead', 'has_bf16', 'SSD', 'ssd_model', 'grid_sizes']
 
-# %% ../nbs/05_model.ipynb #a677e36f
+# %% ../nbs/05_model.ipynb #5fff8959
 import warnings
 from difflib import get_close_matches
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
