@@ -45,15 +45,11 @@ def _pipeline():
                                           iaa.CoarseDropout(.1, size_percent=.1, per_channel=True)]))])
 
 # %% ../nbs/04_augment.ipynb #35eba1d9
-class ImgaugTransform:
-    "An imgaug pipeline as a transform: resize to a square, then augment."
-    def __init__(self,
-                 pipeline, # imgaug augmenter that keeps the size of the picture
-                 size: int=224, # side of the result in pixels
-                 seed: int=None, # of the random stream; a fresh one by default
-        ):
-        self.pipeline, self.size, self.seed, self._stream = pipeline, size, seed, None
-        if seed is not None: pipeline.seed_(seed)
+class _Varied:
+    "Resize to a square, then vary at random."
+    def __init__(self, size, seed):
+        self.size, self.seed, self._stream = size, seed, None
+        self._reseed(seed)
 
     def __call__(self,
                  image: np.ndarray, # `(H,W,3)` uint8
@@ -63,15 +59,31 @@ class ImgaugTransform:
         "A new variation of a picture and its boxes."
         self._own_stream()
         image, boxes, labels = resize_sample(image, boxes, labels, self.size)
-        image, objs = self.pipeline(image=image, bounding_boxes=imgaug.BoundingBoxesOnImage.from_xyxy_array(boxes, image.shape))
-        return image, objs.to_xyxy_array(), labels
+        return *self._vary(image, boxes), labels
 
     def _own_stream(self):
         "Workers start as copies; give each, in each epoch, a random stream of its own."
         info = get_worker_info()
         if info is None or info.seed == self._stream: return
         self._stream = info.seed
-        self.pipeline.seed_((info.seed + (self.seed or 0)) % 2**31)
+        self._reseed((info.seed + (self.seed or 0)) % 2**31)
+
+class ImgaugTransform(_Varied):
+    "An imgaug pipeline as a transform: resize to a square, then augment."
+    def __init__(self,
+                 pipeline, # imgaug augmenter that keeps the size of the picture
+                 size: int=224, # side of the result in pixels
+                 seed: int=None, # of the random stream; a fresh one by default
+        ):
+        self.pipeline = pipeline
+        super().__init__(size, seed)
+
+    def _reseed(self, seed):
+        if seed is not None: self.pipeline.seed_(seed)
+
+    def _vary(self, image, boxes):
+        image, objs = self.pipeline(image=image, bounding_boxes=imgaug.BoundingBoxesOnImage.from_xyxy_array(boxes, image.shape))
+        return image, objs.to_xyxy_array()
 
 def train_transform(size: int=224, # side of the result in pixels
                     seed: int=None, # of the random stream; a fresh one by default
@@ -79,9 +91,25 @@ def train_transform(size: int=224, # side of the result in pixels
     "The article's training pipeline."
     return ImgaugTransform(_pipeline(), size, seed)
 
-def flip_transform(size: int=224, # side of the result in pixels
-                   seed: int=None, # of the random stream; a fresh one by default
-                   vertical: bool=False, # upside down, too, where nothing in the pictures stands upright
-    ) -> ImgaugTransform: # takes and gives `(image, boxes, labels)`, boxes in pixels
+# %% ../nbs/04_augment.ipynb #5d0f1a77
+def _flipped(image, boxes, axis): # 1 sideways, 0 upside down
+    boxes, sides = boxes.copy(), [1 - axis, 3 - axis]
+    boxes[:, sides] = image.shape[axis] - boxes[:, sides[::-1]]
+    return np.flip(image, axis), boxes
+
+class flip_transform(_Varied):
     "Resize and flip half of the time: enough for a short training from scratch."
-    return ImgaugTransform(iaa.Sequential([iaa.Fliplr(.5), iaa.Flipud(.5 * vertical)]), size, seed)
+    def __init__(self,
+                 size: int=224, # side of the result in pixels
+                 seed: int=None, # of the random stream; a fresh one by default
+                 vertical: bool=False, # upside down, too, where nothing in the pictures stands upright
+        ):
+        self.vertical = vertical
+        super().__init__(size, seed)
+
+    def _reseed(self, seed): self.random = np.random.default_rng(seed)
+
+    def _vary(self, image, boxes):
+        for axis, wanted in zip((1, 0), self.random.random(2) < (.5, .5 * self.vertical)):
+            if wanted: image, boxes = _flipped(image, boxes, axis)
+        return image, boxes

@@ -59,7 +59,7 @@ def read_folder(root, # Pascal VOC tree or COCO folder
 # %% ../nbs/11_cli.ipynb #b249dc4a
 PRESETS = dict(
     ssd = dict(
-        shapes     = dict(arch='resnet10', size=128, frozen=0, epochs=16, lr=2e-3, bs=16, augment='flip'),
+        shapes     = dict(arch='resnet10', size=128, frozen=0, epochs=18, lr=3e-3, bs=32, augment='flip'),
         scratch    = dict(arch='resnet10', size=224, frozen=0, epochs=40, lr=2e-3, bs=8, augment='flip'),
         pretrained = dict(arch='resnet34', size=224, frozen=2, epochs=30, lr=5e-4, bs=32, augment='article')),
     article = dict(
@@ -168,11 +168,11 @@ def ssd_train(
     arch:str=None, # body: resnet34, another classification model of torchvision, or resnet8 or resnet10 (default: resnet34; resnet10 from scratch)
     size:int=None, # side of the pictures in pixels (default: 224; 128 for shapes)
     frozen:int=None, # epochs with a frozen body, before the others (default: 2, article 20; 0 from scratch)
-    epochs:int=None, # epochs with everything (default: 30; from scratch 40, for shapes 16)
-    lr:float=None, # learning rate (default: 5e-4, article 1e-4; 2e-3 from scratch)
-    bs:int=None, # pictures per batch (default: 32, article 64; from scratch 8, for shapes 16)
+    epochs:int=None, # epochs with everything (default: 30; from scratch 40, for shapes 18)
+    lr:float=None, # learning rate (default: 5e-4, article 1e-4; from scratch 2e-3, for shapes 3e-3)
+    bs:int=None, # pictures per batch (default: 32, article 64; from scratch 8)
     augment:str=None, # article, flip, flips (also upside down) or none (default: article with pretrained weights, else flip)
-    workers:int=None, # processes that load pictures (default: one per core on Linux, else 0)
+    workers:int=None, # processes that load pictures (default: one per core on Linux with a GPU, else 0)
     seed:int=6789, # of split, weights, order and augmentation
     lenient:bool=False, # leave out objects and images that are faulty, instead of stopping
 ):

@@ -272,7 +272,9 @@ def normalize(image: Tensor # `(...,3,H,W)` RGB in [0,1]
 def image_tensor(image: np.ndarray # `(H,W,3)` uint8 RGB
     ) -> Tensor: # `(3,H,W)` normalised
     "A picture as the model takes it."
-    return normalize(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous() / 255)
+    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    mean, std = _stats(x)
+    return x.sub_(mean * 255).div_(std * 255)           # what `normalize` does, without copies
 
 def denormalize(image: Tensor # `(...,3,H,W)` as `normalize` gives it
     ) -> Tensor: # `(...,3,H,W)` RGB in [0,1], for display
@@ -390,11 +392,11 @@ def _collate(items):
 def ssd_dataloaders(train: ObjectDataset, # shuffled; an incomplete last batch is dropped
                     valid: ObjectDataset, # in order and complete
                     bs: int=64, # images per batch; fewer where `train` is smaller
-                    num_workers: int=None, # processes that load; by default one per core on Linux, none elsewhere
+                    num_workers: int=None, # processes that load; by default one per core on Linux with a GPU, else none
                     seed: int=None, # of the order and of the augmentation in the workers; random by default
     ) -> Loaders:
     "Loaders for training and validation."
-    if num_workers is None: num_workers = min(8, os.cpu_count() or 1) if sys.platform == 'linux' else 0
+    if num_workers is None: num_workers = min(8, os.cpu_count() or 1) if sys.platform == 'linux' and torch.cuda.is_available() else 0
     gen = torch.Generator().manual_seed(seed) if seed is not None else None
     kw = dict(num_workers=num_workers, collate_fn=_collate, pin_memory=torch.cuda.is_available(), persistent_workers=num_workers > 0)
     return Loaders(DataLoader(train, min(bs, len(train)), shuffle=True, drop_last=True, generator=gen, **kw),

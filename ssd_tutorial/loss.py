@@ -125,9 +125,10 @@ class MultiBoxLoss(SSDLoss):
         classes, acts = preds
         self._check(classes)
         anchors, m, targets = self._targets(boxes, labels)
-        n = (m.labels > 0).sum().clamp(min=1)
-        far = F.smooth_l1_loss(acts, self.coder.encode(targets, anchors), reduction='none').mean(-1)
-        return self.class_loss(classes, m.labels) * self.n_classes / n, (far * (m.labels > 0)).sum() / n
+        positive = m.labels > 0
+        n = positive.sum().clamp(min=1)
+        wanted = self.coder.encode(targets, anchors).where(positive[..., None], acts.detach())     # the others may stay as they are
+        return self.class_loss(classes, m.labels) * self.n_classes / n, F.smooth_l1_loss(acts, wanted, reduction='sum') / (4 * n)
 
 # %% ../nbs/07_loss.ipynb #aff36c37
 class HardNegativeLoss(BCELoss):

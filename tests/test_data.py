@@ -420,6 +420,15 @@ def test_a_small_data_set_is_one_batch(tmp_path):
     assert [len(b[0]) for b in dls.train] == [3] and [len(b[0]) for b in dls.valid] == [1]
 
 
+@pytest.mark.parametrize('system, gpu, workers', [('linux', False, 0), ('linux', True, 2), ('darwin', True, 0), ('win32', True, 0)])
+def test_processes_load_where_a_gpu_trains(tmp_path, monkeypatch, system, gpu, workers):
+    monkeypatch.setattr('sys.platform', system)
+    monkeypatch.setattr('os.cpu_count', lambda: 2)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: gpu)
+    ds = dataset(tmp_path, 2)
+    assert [l.num_workers for l in ssd_dataloaders(ds, ds)] == [workers] * 2
+
+
 def test_the_seed_sets_the_order(tmp_path):
     ds = dataset(tmp_path, 12)
     def two_epochs(seed):
