@@ -118,7 +118,7 @@ if __name__ == "__main__":
     ap.add_argument("--model", default="ssd", choices=["ssd", "article"], help="ours: ssd or article (ssd)")
     ap.add_argument("--float32", action="store_true", help="ours without bf16")
     ap.add_argument("--lr", type=float, default=4e-3, help="of ssdlite (4e-3, better than 2e-3 and 1e-3)")
-    ap.add_argument("--workers", type=int, default=2, help="processes that load, for each (2)")
+    ap.add_argument("--workers", type=int, default=0, help="processes that load, for each (0)")
     ap.add_argument("--seed", type=int, default=0, help="of weights and order (0)")
     ap.add_argument("--train", type=int, help="pictures to train on (default: 1000 shapes; all of a VOC tree)")
     ap.add_argument("--valid", type=int, help="pictures to validate on (default: 200 shapes; all of a VOC tree)")
