@@ -56,7 +56,10 @@ def to_rgb(im: Image.Image # of any mode
 
 def _open(path):
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such image; correct the path in the annotation or restore the file')
-    try: return Image.open(path)
+    try:
+        im = Image.open(path)
+        Image.Image.getexif(im)      # from the head of the file; PNG's own method decodes the picture, to look behind it, too
+        return im
     except OSError as e: raise ValueError(f'{path}: not an image that Pillow can read; replace or remove the file') from e
 
 def load_image(path # image file
@@ -72,7 +75,8 @@ def image_size(path # image file
     ) -> tuple: # width, height in pixels, as `load_image` would give them
     "Size of a picture without decoding it."
     im = _open(path)
-    turned = im.getexif().get(0x0112, 1) > 4     # EXIF orientations 5 to 8 lie on their side
+    turned = Image.Image.getexif(im).get(0x0112, 1) > 4     # EXIF orientations 5 to 8 lie on their side
+    if turned and im.format == 'TIFF': return load_image(path).size      # Pillow turns these itself, some versions when they are opened
     return im.size[::-1] if turned else im.size
 
 # %% ../nbs/01_data.ipynb #89e453c3
