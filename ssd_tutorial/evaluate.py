@@ -350,7 +350,7 @@ def show_errors(errors: Errors, # from `find_errors`
     ) -> plt.Figure:
     "Pictures with what was found, what was missed and what is a false alarm."
     chosen = (sorted(errors.pictures, key=lambda p: -p.errors) if worst else errors.pictures)[:n]
-    tall = [h / w for w, h in (image_size(p.sample.path) for p in chosen)] or [1]
+    tall = [np.clip(h / w, .2, 3) for w, h in (image_size(p.sample.path) for p in chosen)] or [1]
     tall = [max(tall[i:i + ncols]) for i in range(0, len(tall), ncols)]                 # of each row of pictures
     fig, axs = plt.subplots(len(tall), ncols, figsize=(3.8 * ncols, 3.8 * sum(tall) + .3), squeeze=False, gridspec_kw=dict(height_ratios=tall))
     for ax in axs.flat: ax.axis('off')

@@ -419,6 +419,14 @@ def test_pictures_of_errors(tmp_path):
     plt.close('all')
 
 
+@pytest.mark.parametrize('size', [(10, 3000), (3000, 10)])
+def test_pictures_of_errors_keep_a_bounded_size(tmp_path, size):
+    Image.new('RGB', size).save(tmp_path/'0.png')
+    fig = find_errors(Oracle(FIT, scores_of(5, r0_a=.5), FIVE), [Sample(tmp_path/'0.png', STAR.numpy() * [*size, *size], ['a'])]).show()
+    assert 1 < fig.get_figheight() < 20
+    fig.savefig(tmp_path/'errors.png'); plt.close(fig)
+
+
 class Straight:
     "A coder whose activations are the boxes."
     def decode(self, acts, anchors): return acts
