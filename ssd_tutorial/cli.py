@@ -20,7 +20,7 @@ from .anchors import make_anchors, suggest_anchors
 from .augment import flip_transform, resize_transform, train_transform
 from .data import (_IMAGES, PASCAL_CLASSES, PASCAL_SHORT, ObjectDataset, Sample, Vocab, check_images, pascal_2007, read_coco, read_voc,
                                split_samples, ssd_dataloaders, voc_splits)
-from .evaluate import MeanAP, evaluate, find_errors
+from .evaluate import MeanAP, find_errors, score_detections
 from .loss import MultiBoxLoss, SSDLoss
 from .model import grid_sizes, has_bf16, ssd_model
 from .predict import Detector, show_predictions
@@ -151,9 +151,10 @@ def train_detector(data='shapes', out='runs/train', model='ssd', scratch=False, 
     learn = ssd_learner(dls, net, loss, out/'history.csv', bf16=bf16, metrics=[MeanAP(loss.anchors, loss.coder)], path=out)
     _fit(learn, model, *(opts[k] for k in ('frozen', 'epochs', 'lr')))
     net.bf16, detector = False, Detector(net, loss.anchors, vocab, opts['size'], loss.coder)          # as it will be once it is loaded
-    report = evaluate(detector, valid)
+    errors = find_errors(detector, valid)
+    report = score_detections(errors.found, valid, vocab)
     print(report)
-    fig = show_predictions(net, detector.anchors, dls.valid.dataset) if model == 'article' else find_errors(detector, valid).show(n=9)
+    fig = show_predictions(net, detector.anchors, dls.valid.dataset) if model == 'article' else errors.show(n=9)
     facts = dict(map50=report.map50, map=report.map, **_losses(learn.history.rows), anchors=len(loss.anchors), n_train=len(train), n_valid=len(valid),
                  classes=vocab.names[1:], data=str(data) if data in ('shapes', 'pascal') else Path(data).name, model=model, seed=seed, **opts, bf16=bf16,
                  device=torch.cuda.get_device_name() if device.type == 'cuda' else device.type, seconds=round(time.time() - start, 1))
@@ -238,8 +239,10 @@ def evaluate_folder(root, detector='runs/train/detector.pt', split='valid', leni
     else: samples = read_voc(root, split, lenient)
     unknown = {l for s in samples for l in s.labels} - set(detector.vocab.names)
     if unknown: raise ValueError(f'{root}: the detector does not know {sorted(unknown)}; it was trained for {detector.vocab.names[1:]}')
-    report = evaluate(detector, check_images(samples, lenient))
-    print(report, find_errors(detector, report.samples), sep='\n\n')
+    samples = check_images(samples, lenient)
+    errors = find_errors(detector, samples)                        # looks at each picture once
+    report = score_detections(errors.found, samples, detector.vocab)
+    print(report, errors, sep='\n\n')
     return report
 
 @call_parse

@@ -279,7 +279,7 @@ def judge(sample: Sample, # boxes in pixels
           reasons: list, # from `miss_reasons`
     ) -> Judged:
     "Put a word on each detection and each object."
-    taken = find_hits(found, sample)[1]
+    taken = set(find_hits(found, sample)[1].tolist())
     fates = ['difficult' if d else 'found' if i in taken else r for i, (d, r) in enumerate(zip(sample.difficult, reasons))]
     return Judged(sample, found, detection_kinds(found, sample), fates)
 
@@ -289,6 +289,7 @@ class Errors(_Table):
     "Every miss and every false alarm with its reason, and what mending would gain."
     pictures: list # of `Judged`
     score_thresh: float # of the detections
+    found: list=() # of `Detections`, one for each picture, those under the threshold included; `score_detections` takes them
     columns = ['error', 'count', 'mAP50 gained']
 
     def map50(self, *mended): # pairs such as ('missed', 'low score')
@@ -315,16 +316,17 @@ def find_errors(detector: Detector,
                 match_thresh: float=.4, # an anchor with less overlap was background in training
     ) -> Errors:
     "Look at annotated pictures and give a reason for every error."
-    pictures, vocab = [], detector.vocab
+    pictures, every, vocab = [], [], detector.vocab
     for part in _chunks(samples):
         boxes, scores, images = detector.boxes_and_scores([s.path for s in part])
-        kept = suppress(boxes, scores, score_thresh, iou_thresh)
+        kept = suppress(boxes, scores, min(.01, score_thresh), iou_thresh)
         for s, b, c, im, (kb, kl, ks) in zip(part, boxes, scores, images, kept):
             scale, labels = torch.tensor([*im.size] * 2), torch.tensor([vocab.index(l) for l in s.labels], dtype=torch.int64)
             reasons = miss_reasons(b, c, detector.anchors, torch.from_numpy(s.boxes) / scale, labels, score_thresh, match_thresh)
-            found = Detections((kb * scale).numpy(), [vocab[i] for i in kl.tolist()], ks.numpy(), None)
-            pictures.append(judge(s, found, reasons))
-    return Errors(pictures, score_thresh)
+            every.append(Detections((kb * scale).numpy(), [vocab[i] for i in kl.tolist()], ks.numpy(), None))
+            n = int((ks >= score_thresh).sum())                                                         # best first
+            pictures.append(judge(s, Detections(every[-1].boxes[:n], every[-1].labels[:n], every[-1].scores[:n], None), reasons))
+    return Errors(pictures, score_thresh, every)
 
 # %% ../nbs/10_evaluate.ipynb #1311df6a
 _FOUND, _MISSED, _ALARM = '#3ddc97', '#ffe14d', '#ff7a1a'

@@ -17,6 +17,7 @@ from makers import coco_dict, make_coco, make_voc, noise, picture, speak_up, tru
 from ssd_tutorial.anchors import SSDCoder, make_anchors
 from ssd_tutorial.cli import evaluate_folder, predict_files, read_folder, ssd_evaluate, ssd_predict, ssd_train
 from ssd_tutorial.data import Vocab
+from ssd_tutorial.evaluate import evaluate
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
 
@@ -302,6 +303,15 @@ def test_the_command_prints_the_table_and_the_errors(command, detector, coco, ca
     said = capsys.readouterr().out
     for piece in ('3 pictures', 'mAP50', 'AP75', 'cat', 'dog', 'missed: low score', 'false alarm: background'): assert piece in said
     assert content(coco) == before and list(tmp_path.iterdir()) == [coco]
+
+
+def test_each_picture_is_looked_at_once(detector, coco, monkeypatch):
+    d, looked, ask = Detector.load(detector), [], Detector.boxes_and_scores
+    monkeypatch.setattr(Detector, 'boxes_and_scores', lambda self, images: looked.extend(images) or ask(self, images))
+    report = evaluate_folder(coco, detector)
+    assert sorted(looked) == sorted(s.path for s in report.samples) and len(looked) == 3
+    want = evaluate(d, report.samples)
+    assert (report.map50, report.map) == (want.map50, want.map) and repr(report) == repr(want)
 
 
 def test_which_pictures_are_evaluated(detector, voc, coco, tmp_path):
