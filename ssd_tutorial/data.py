@@ -89,13 +89,14 @@ def _good_part(sample, source, faults):
     keep = [i for i, f in enumerate(bad) if not f]
     return Sample(sample.path, sample.boxes[keep].clip(0, [w, h, w, h]), [sample.labels[i] for i in keep], [sample.difficult[i] for i in keep])
 
+def _first_ten(faults): return '\n  '.join(['', *faults[:10], *([f'... and {len(faults) - 10} more'] if len(faults) > 10 else [])]) + '\n'
+
 def _finish(root, pairs, faults, drop_bad):
     "Check `(sample, source)` pairs against their images; raise one error that lists every fault."
     samples = [s for s in (_good_part(*p, faults) for p in pairs) if s is not None]
     if faults and not drop_bad:
-        more = f'\n  ... and {len(faults) - 10} more' if len(faults) > 10 else ''
-        raise ValueError(f'{root}: {len(faults)} faults in the annotations:\n  ' + '\n  '.join(faults[:10]) + more +
-                         '\nCorrect them, or leave the bad objects out with drop_bad=True (on the command line: --lenient)')
+        raise ValueError(f'{root}: {len(faults)} faults in the annotations:{_first_ten(faults)}'
+                         'Correct them, or leave the bad objects out with drop_bad=True (on the command line: --lenient)')
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
@@ -418,7 +419,6 @@ def check_images(samples, # list of `Sample`
     "Decode every image once; raise one `ValueError` that names all that fail."
     with ThreadPoolExecutor() as pool: faults = list(pool.map(_decode_fault, [s.path for s in samples]))
     bad = [f for f in faults if f]
-    if bad and not drop_bad: raise ValueError(f'{len(bad)} of {len(samples)} images cannot be read:\n  ' + '\n  '.join(bad[:10]) +
-                                              (f'\n  ... and {len(bad) - 10} more' if len(bad) > 10 else '') +
-                                              '\nReplace or remove them, or leave them out with drop_bad=True (on the command line: --lenient)')
+    if bad and not drop_bad: raise ValueError(f'{len(bad)} of {len(samples)} images cannot be read:{_first_ten(bad)}'
+                                              'Replace or remove them, or leave them out with drop_bad=True (on the command line: --lenient)')
     return [s for s, f in zip(samples, faults) if not f]

@@ -217,15 +217,14 @@ def show_curves(report: Report,
     ) -> plt.Figure:
     "Precision over recall, one curve per class, best first."
     fig, ax = plt.subplots(figsize=(8, 4.2))
-    names = sorted(report.curves, key=lambda n: -report.curves[n].ap())
-    for i, (name, c) in enumerate((n, report.curves[n]) for n in names):
+    for i, (name, c) in enumerate(sorted(report.curves.items(), key=lambda curve: -curve[1].ap())):
         color, best = plt.get_cmap('tab10')(i % 10), _best_ahead(c.precision)
         ax.plot([0, *c.recall], [*best[:1], *best] or [0], color=color, ls=['-', '--', ':'][i // 10 % 3], label=f'{name}, AP50 {c.ap():.2f}')
         last = int((c.scores >= score_thresh).sum()) - 1
         if last >= 0: ax.plot(c.recall[last], best[last], 'o', color=color)
     ax.set(xlabel='recall: share of the objects found', ylabel='precision: share of right detections', xlim=(0, 1.02), ylim=(0, 1.05),
            title=f'precision and recall at IoU 0.5; dots: score {score_thresh:g}')
-    if names: ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+    if report.curves: ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
 
