@@ -103,7 +103,8 @@ class Coverage:
 
     def __repr__(self):
         head = f"{'':>16} {'objects':>8} {f'IoU >= {self.iou_thresh:g}':>11} {'mean IoU':>9} {'positives':>10}"
-        return '\n'.join([head] + [f'{n:>16} {k:8d} {s:11.1%} {b:9.2f} {p:10.1f}' for n, k, s, b, p in self.rows()])
+        figures = lambda s, b, p: f'{s:11.1%} {b:9.2f} {p:10.1f}'
+        return '\n'.join([head] + [f'{n:>16} {k:8d} ' + (figures(*rest) if k else f"{'-':>11} {'-':>9} {'-':>10}") for n, k, *rest in self.rows()])
 
 # %% ../nbs/06_anchors.ipynb #58d203d9
 def coverage(samples, # list of `Sample`
@@ -136,10 +137,11 @@ def show_coverage(*coverages: Coverage, # to be drawn side by side
 # %% ../nbs/06_anchors.ipynb #a9c599fd
 def suggest_anchors(samples, # list of `Sample`
                     grids, # cells along a side, one number per grid
-                    n_zooms: int=2, # zooms to choose
+                    n_zooms: int=2, # zooms to choose, 1 to 12
                     n_ratios: int=3, # ratios to choose
     ) -> dict: # arguments for `make_anchors`, which makes `n_zooms*n_ratios` anchors per cell
     "Zooms and ratios that fit the objects of a data set. Raises `ValueError` if it has no objects."
+    if not 1 <= n_zooms <= 12 or n_ratios < 1: raise ValueError(f'n_zooms={n_zooms}, n_ratios={n_ratios}: choose 1 to 12 zooms, and at least one ratio')
     boxes = torch.cat([torch.zeros(0, 4), *_unit_boxes(samples)])
     if not len(boxes): raise ValueError('no objects to choose anchors for; check the split that the samples were read from')
     boxes = boxes[::-(-len(boxes) // 2000)]                                # 2000 objects tell enough

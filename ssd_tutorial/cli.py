@@ -7,8 +7,7 @@ __all__ = ['PRESETS', 'AUGMENT', 'read_folder', 'train_detector', 'ssd_train', '
            'ssd_evaluate']
 
 # %% ../nbs/11_cli.ipynb #828e2d65
-import json, time
-from collections import Counter
+import json, math, time
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +20,7 @@ from .anchors import make_anchors, suggest_anchors
 from .augment import flip_transform, resize_transform, train_transform
 from .data import (_IMAGES, PASCAL_CLASSES, PASCAL_SHORT, ObjectDataset, Sample, Vocab, check_images, pascal_2007, read_coco, read_voc,
                                split_samples, ssd_dataloaders, voc_splits)
-from .evaluate import MeanAP, evaluate, find_errors
+from .evaluate import MeanAP, find_errors, score_detections
 from .loss import MultiBoxLoss, SSDLoss
 from .model import grid_sizes, has_bf16, ssd_model
 from .predict import Detector, show_predictions
@@ -70,23 +69,29 @@ PRESETS = dict(
 AUGMENT = dict(article=train_transform, flip=flip_transform, flips=partial(flip_transform, vertical=True), none=lambda size, seed=None: resize_transform(size))
 
 # %% ../nbs/11_cli.ipynb #cc9efeef
-def _settings(model, data, scratch, given):
+_HEADS = dict(ssd=dict(k=6, maps=3), article={})
+
+def _settings(model, data, scratch, given, workers=None, seed=0):
     "The preset for the situation, with what was given on the command line, and whether weights are to be downloaded."
     if model not in PRESETS: raise ValueError(f'--model {model}: choose from {list(PRESETS)}')
     situation = 'shapes' if data == 'shapes' else 'scratch' if scratch or given.get('arch') in ('resnet8', 'resnet10') else 'pretrained'
     opts = {**PRESETS[model][situation], **given}
     if opts['augment'] not in AUGMENT: raise ValueError(f"--augment {opts['augment']}: choose from {list(AUGMENT)}")
-    for k, least in dict(size=32, epochs=1, frozen=0, bs=1).items():
-        if opts[k] < least: raise ValueError(f'--{k} {opts[k]}: must be at least {least}')
+    numbers = dict(opts, workers=workers or 0, seed=seed)
+    for k, least in dict(size=32, epochs=1, frozen=0, bs=1, workers=0, seed=0).items():
+        if numbers[k] < least: raise ValueError(f'--{k} {numbers[k]}: must be at least {least}')
+    if not 0 < opts['lr'] < math.inf: raise ValueError(f"--lr {opts['lr']}: must be more than 0 and finite, such as 2e-3")
+    if 'arch' in given:
+        try: ssd_model(opts['arch'], 2, False, **_HEADS[model])
+        except ValueError as e: raise ValueError(f'--arch: {e}') from None
     return opts, situation == 'pretrained'
 
 def _model_and_loss(model, opts, pretrained, vocab, train):
     "The model, and the loss with its anchors."
-    if model == 'article':
-        net = ssd_model(opts['arch'], len(vocab), pretrained)
-        return net, SSDLoss(make_anchors(grid_sizes(net, opts['size'])), len(vocab))
-    net = ssd_model(opts['arch'], len(vocab), pretrained, k=6, maps=3)
-    return net, MultiBoxLoss(make_anchors(**suggest_anchors(train, grid_sizes(net, opts['size']))), len(vocab))
+    net = ssd_model(opts['arch'], len(vocab), pretrained, **_HEADS[model])
+    grids = grid_sizes(net, opts['size'])
+    if model == 'article': return net, SSDLoss(make_anchors(grids), len(vocab))
+    return net, MultiBoxLoss(make_anchors(**suggest_anchors(train, grids)), len(vocab))
 
 # %% ../nbs/11_cli.ipynb #60ee8d91
 def _read(data, out, lenient, seed):
@@ -113,45 +118,50 @@ def _fit(learn, model, frozen, epochs, lr):
         raise ValueError(f'the loss is no longer finite in epoch {len(learn.history.rows)}; nothing was written but the losses. Try a lower --lr than {lr}')
 
 def _save_run(out, detector, fig, facts):
-    "Write the detector, the facts and the picture."
+    "Write the detector, the facts and the picture; returns the facts, with None (null) for what is not a number, as mAP without objects."
+    facts = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}
     detector.save(out/'detector.pt')
     with written_whole(out/'metrics.json') as f: f.write_text(json.dumps(facts, indent=2) + '\n')
     with written_whole(out/'predictions.png') as f: fig.savefig(f, dpi=80)
     plt.close(fig)
+    return facts
+
+def _losses(rows):
+    "What the table of losses says about the end and the beginning."
+    return dict({k: rows[-1][k] for k in ('valid_loss', 'train_loss', 'class_loss', 'box_loss')},
+                first_valid_loss=rows[0]['valid_loss'], training_seconds=round(sum(r['seconds'] for r in rows), 1))
+
+def _model_to_train(model, data, given, opts, pretrained, vocab, train, seed):
+    "Model, loss and settings; from scratch where the weights cannot be downloaded."
+    set_seed(seed)
+    try: return *_model_and_loss(model, opts, pretrained, vocab, train), opts
+    except ConnectionError as e: print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
+    return _model_to_train(model, data, given, _settings(model, data, True, given)[0], False, vocab, train, seed)
 
 def train_detector(data='shapes', out='runs/train', model='ssd', scratch=False, lenient=False, seed=6789, workers=None, **given):
     "What `ssd_train` does, as a function; returns the facts that it writes to metrics.json."
-    start, out = time.time(), Path(out)
-    opts, pretrained = _settings(model, data, scratch, given)
+    start, out, device = time.time(), Path(out), default_device()
+    opts, pretrained = _settings(model, data, scratch, given, workers, seed)
     out.mkdir(parents=True, exist_ok=True)
     train, valid, vocab = _read(data, out, lenient, seed)
     print(f'{len(train)} pictures to train, {len(valid)} to validate, {len(vocab) - 1} classes: {", ".join(vocab.names[1:])}')
-    set_seed(seed)
-    try: net, loss = _model_and_loss(model, opts, pretrained, vocab, train)
-    except ConnectionError as e:
-        print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
-        opts, _ = _settings(model, data, True, given)
-        set_seed(seed)
-        net, loss = _model_and_loss(model, opts, False, vocab, train)
+    net, loss, opts = _model_to_train(model, data, given, opts, pretrained, vocab, train, seed)
     print(f'model {model}, ' + ', '.join(f'{k} {v}' for k, v in opts.items()))
-    dls = _loaders(train, valid, vocab, opts, workers, seed)
-    learn = ssd_learner(dls, net, loss, out/'history.csv', bf16=has_bf16(default_device()), metrics=[MeanAP(loss.anchors, loss.coder)], path=out)
+    dls, bf16 = _loaders(train, valid, vocab, opts, workers, seed), has_bf16(device)
+    learn = ssd_learner(dls, net, loss, out/'history.csv', bf16=bf16, metrics=[MeanAP(loss.anchors, loss.coder)], path=out)
     _fit(learn, model, *(opts[k] for k in ('frozen', 'epochs', 'lr')))
-    detector, last = Detector(net, loss.anchors, vocab, opts['size'], loss.coder), learn.history.rows[-1]
-    bf16, net.bf16 = net.bf16, False                                       # as the detector is once it is loaded
-    report, device = evaluate(detector, valid), next(net.parameters()).device
+    net.bf16, detector = False, Detector(net, loss.anchors, vocab, opts['size'], loss.coder)          # as it will be once it is loaded
+    errors = find_errors(detector, valid)
+    report = score_detections(errors.found, valid, vocab)
     print(report)
-    facts = dict(map50=report.map50, map=report.map, **{k: last[k] for k in ('valid_loss', 'train_loss', 'class_loss', 'box_loss')},
-                 first_valid_loss=learn.history.rows[0]['valid_loss'], anchors=len(loss.anchors), n_train=len(train), n_valid=len(valid), classes=vocab.names[1:],
-                 data=str(data) if data in ('shapes', 'pascal') else Path(data).name, model=model, seed=seed, **opts, bf16=bf16,
-                 device=torch.cuda.get_device_name() if device.type == 'cuda' else device.type,
-                 training_seconds=round(sum(r['seconds'] for r in learn.history.rows), 1), seconds=round(time.time() - start, 1))
-    fig = show_predictions(net, detector.anchors, dls.valid.dataset) if model == 'article' else find_errors(detector, valid).show(n=9)
-    _save_run(out, detector, fig, facts)
-    print(f"mAP50 {facts['map50']:.3f}, mAP {facts['map']:.3f}, validation loss {facts['valid_loss']:.3f} (after the first epoch "
-          f"{facts['first_valid_loss']:.3f}) on {facts['device']} in {facts['seconds']:.0f} s\n"
-          f"written to {out}: " + ', '.join(['detector.pt', 'history.csv', 'metrics.json', 'predictions.png']))
-    return facts
+    fig = show_predictions(net, detector.anchors, dls.valid.dataset) if model == 'article' else errors.show(n=9)
+    facts = dict(map50=report.map50, map=report.map, **_losses(learn.history.rows), anchors=len(loss.anchors), n_train=len(train), n_valid=len(valid),
+                 classes=vocab.names[1:], data=str(data) if data in ('shapes', 'pascal') else Path(data).name, model=model, seed=seed, **opts, bf16=bf16,
+                 device=torch.cuda.get_device_name() if device.type == 'cuda' else device.type, seconds=round(time.time() - start, 1))
+    written = _save_run(out, detector, fig, facts)
+    print(f"mAP50 {report.map50:.3f}, mAP {report.map:.3f}, validation loss {facts['valid_loss']:.3f} (after the first epoch {facts['first_valid_loss']:.3f}) "
+          f"on {facts['device']} in {facts['seconds']:.0f} s\nwritten to {out}: detector.pt, history.csv, metrics.json, predictions.png")
+    return written
 
 # %% ../nbs/11_cli.ipynb #5a133a0b
 def _one_sentence(command, f, *args, **kwargs):
@@ -190,12 +200,12 @@ def _pictures(paths):
 
 def predict_files(images, detector='runs/train/detector.pt', out='runs/predict', score=.3, overlap=.5):
     "What `ssd_predict` does, as a function; returns the list that it writes to detections.json."
-    files, detector, out, facts = _pictures(images), Detector.load(detector), Path(out), []
-    stems = Counter(f.stem for f in files)
+    files, detector, out, facts, taken = _pictures(images), Detector.load(detector), Path(out), [], set()
     out.mkdir(parents=True, exist_ok=True)
-    for i, f in enumerate(files):
-        d = detector.predict(f, score, overlap)
-        name = f'{f.stem}.png' if stems[f.stem] == 1 else f'{f.stem}-{i}.png'
+    for f in files:
+        d, i, name = detector.predict(f, score, overlap), 0, f'{f.stem}.png'
+        while name.lower() in taken: name = f'{f.stem}-{(i := i + 1)}.png'
+        taken.add(name.lower())
         with written_whole(out/name) as part: part.write_bytes(d._repr_png_())
         facts.append(dict(image=str(f), width=d.image.width, height=d.image.height, picture=name,
                           objects=[dict(label=l, score=round(float(s), 4), box=[round(float(v), 1) for v in b]) for b, l, s in zip(d.boxes, d.labels, d.scores)]))
@@ -229,8 +239,10 @@ def evaluate_folder(root, detector='runs/train/detector.pt', split='valid', leni
     else: samples = read_voc(root, split, lenient)
     unknown = {l for s in samples for l in s.labels} - set(detector.vocab.names)
     if unknown: raise ValueError(f'{root}: the detector does not know {sorted(unknown)}; it was trained for {detector.vocab.names[1:]}')
-    report = evaluate(detector, check_images(samples, lenient))
-    print(report, find_errors(detector, report.samples), sep='\n\n')
+    samples = check_images(samples, lenient)
+    errors = find_errors(detector, samples)                        # looks at each picture once
+    report = score_detections(errors.found, samples, detector.vocab)
+    print(report, errors, sep='\n\n')
     return report
 
 @call_parse

@@ -56,7 +56,10 @@ def to_rgb(im: Image.Image # of any mode
 
 def _open(path):
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such image; correct the path in the annotation or restore the file')
-    try: return Image.open(path)
+    try:
+        im = Image.open(path)
+        Image.Image.getexif(im)      # from the head of the file; PNG's own method decodes the picture, to look behind it, too
+        return im
     except OSError as e: raise ValueError(f'{path}: not an image that Pillow can read; replace or remove the file') from e
 
 def load_image(path # image file
@@ -72,7 +75,8 @@ def image_size(path # image file
     ) -> tuple: # width, height in pixels, as `load_image` would give them
     "Size of a picture without decoding it."
     im = _open(path)
-    turned = im.getexif().get(0x0112, 1) > 4     # EXIF orientations 5 to 8 lie on their side
+    turned = Image.Image.getexif(im).get(0x0112, 1) > 4     # EXIF orientations 5 to 8 lie on their side
+    if turned and im.format == 'TIFF': return load_image(path).size      # Pillow turns these itself, some versions when they are opened
     return im.size[::-1] if turned else im.size
 
 # %% ../nbs/01_data.ipynb #89e453c3
@@ -85,13 +89,14 @@ def _good_part(sample, source, faults):
     keep = [i for i, f in enumerate(bad) if not f]
     return Sample(sample.path, sample.boxes[keep].clip(0, [w, h, w, h]), [sample.labels[i] for i in keep], [sample.difficult[i] for i in keep])
 
+def _first_ten(faults): return '\n  '.join(['', *faults[:10], *([f'... and {len(faults) - 10} more'] if len(faults) > 10 else [])]) + '\n'
+
 def _finish(root, pairs, faults, drop_bad):
     "Check `(sample, source)` pairs against their images; raise one error that lists every fault."
     samples = [s for s in (_good_part(*p, faults) for p in pairs) if s is not None]
     if faults and not drop_bad:
-        more = f'\n  ... and {len(faults) - 10} more' if len(faults) > 10 else ''
-        raise ValueError(f'{root}: {len(faults)} faults in the annotations:\n  ' + '\n  '.join(faults[:10]) + more +
-                         '\nCorrect them, or leave the bad objects out with drop_bad=True (on the command line: --lenient)')
+        raise ValueError(f'{root}: {len(faults)} faults in the annotations:{_first_ten(faults)}'
+                         'Correct them, or leave the bad objects out with drop_bad=True (on the command line: --lenient)')
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
@@ -416,7 +421,6 @@ def check_images(samples, # list of `Sample`
     "Decode every image once; raise one `ValueError` that names all that fail."
     with ThreadPoolExecutor() as pool: faults = list(pool.map(_decode_fault, [s.path for s in samples]))
     bad = [f for f in faults if f]
-    if bad and not drop_bad: raise ValueError(f'{len(bad)} of {len(samples)} images cannot be read:\n  ' + '\n  '.join(bad[:10]) +
-                                              (f'\n  ... and {len(bad) - 10} more' if len(bad) > 10 else '') +
-                                              '\nReplace or remove them, or leave them out with drop_bad=True (on the command line: --lenient)')
+    if bad and not drop_bad: raise ValueError(f'{len(bad)} of {len(samples)} images cannot be read:{_first_ten(bad)}'
+                                              'Replace or remove them, or leave them out with drop_bad=True (on the command line: --lenient)')
     return [s for s, f in zip(samples, faults) if not f]

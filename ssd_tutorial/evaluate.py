@@ -217,15 +217,14 @@ def show_curves(report: Report,
     ) -> plt.Figure:
     "Precision over recall, one curve per class, best first."
     fig, ax = plt.subplots(figsize=(8, 4.2))
-    names = sorted(report.curves, key=lambda n: -report.curves[n].ap())
-    for i, (name, c) in enumerate((n, report.curves[n]) for n in names):
+    for i, (name, c) in enumerate(sorted(report.curves.items(), key=lambda curve: -curve[1].ap())):
         color, best = plt.get_cmap('tab10')(i % 10), _best_ahead(c.precision)
         ax.plot([0, *c.recall], [*best[:1], *best] or [0], color=color, ls=['-', '--', ':'][i // 10 % 3], label=f'{name}, AP50 {c.ap():.2f}')
         last = int((c.scores >= score_thresh).sum()) - 1
         if last >= 0: ax.plot(c.recall[last], best[last], 'o', color=color)
     ax.set(xlabel='recall: share of the objects found', ylabel='precision: share of right detections', xlim=(0, 1.02), ylim=(0, 1.05),
            title=f'precision and recall at IoU 0.5; dots: score {score_thresh:g}')
-    if names: ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+    if report.curves: ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
     fig.tight_layout()
     return fig
 
@@ -279,7 +278,7 @@ def judge(sample: Sample, # boxes in pixels
           reasons: list, # from `miss_reasons`
     ) -> Judged:
     "Put a word on each detection and each object."
-    taken = find_hits(found, sample)[1]
+    taken = set(find_hits(found, sample)[1].tolist())
     fates = ['difficult' if d else 'found' if i in taken else r for i, (d, r) in enumerate(zip(sample.difficult, reasons))]
     return Judged(sample, found, detection_kinds(found, sample), fates)
 
@@ -289,6 +288,7 @@ class Errors(_Table):
     "Every miss and every false alarm with its reason, and what mending would gain."
     pictures: list # of `Judged`
     score_thresh: float # of the detections
+    found: list=() # of `Detections`, one for each picture, those under the threshold included; `score_detections` takes them
     columns = ['error', 'count', 'mAP50 gained']
 
     def map50(self, *mended): # pairs such as ('missed', 'low score')
@@ -315,16 +315,17 @@ def find_errors(detector: Detector,
                 match_thresh: float=.4, # an anchor with less overlap was background in training
     ) -> Errors:
     "Look at annotated pictures and give a reason for every error."
-    pictures, vocab = [], detector.vocab
+    pictures, every, vocab = [], [], detector.vocab
     for part in _chunks(samples):
         boxes, scores, images = detector.boxes_and_scores([s.path for s in part])
-        kept = suppress(boxes, scores, score_thresh, iou_thresh)
+        kept = suppress(boxes, scores, min(.01, score_thresh), iou_thresh)
         for s, b, c, im, (kb, kl, ks) in zip(part, boxes, scores, images, kept):
             scale, labels = torch.tensor([*im.size] * 2), torch.tensor([vocab.index(l) for l in s.labels], dtype=torch.int64)
             reasons = miss_reasons(b, c, detector.anchors, torch.from_numpy(s.boxes) / scale, labels, score_thresh, match_thresh)
-            found = Detections((kb * scale).numpy(), [vocab[i] for i in kl.tolist()], ks.numpy(), None)
-            pictures.append(judge(s, found, reasons))
-    return Errors(pictures, score_thresh)
+            every.append(Detections((kb * scale).numpy(), [vocab[i] for i in kl.tolist()], ks.numpy(), None))
+            n = int((ks >= score_thresh).sum())                                                         # best first
+            pictures.append(judge(s, Detections(every[-1].boxes[:n], every[-1].labels[:n], every[-1].scores[:n], None), reasons))
+    return Errors(pictures, score_thresh, every)
 
 # %% ../nbs/10_evaluate.ipynb #1311df6a
 _FOUND, _MISSED, _ALARM = '#3ddc97', '#ffe14d', '#ff7a1a'
@@ -350,7 +351,7 @@ def show_errors(errors: Errors, # from `find_errors`
     ) -> plt.Figure:
     "Pictures with what was found, what was missed and what is a false alarm."
     chosen = (sorted(errors.pictures, key=lambda p: -p.errors) if worst else errors.pictures)[:n]
-    tall = [h / w for w, h in (image_size(p.sample.path) for p in chosen)] or [1]
+    tall = [np.clip(h / w, .2, 3) for w, h in (image_size(p.sample.path) for p in chosen)] or [1]
     tall = [max(tall[i:i + ncols]) for i in range(0, len(tall), ncols)]                 # of each row of pictures
     fig, axs = plt.subplots(len(tall), ncols, figsize=(3.8 * ncols, 3.8 * sum(tall) + .3), squeeze=False, gridspec_kw=dict(height_ratios=tall))
     for ax in axs.flat: ax.axis('off')

@@ -6,34 +6,39 @@
 __all__ = ['ssd_body', 'flatten_cells', 'SSDHead', 'Maps', 'MultiScaleHead', 'has_bf16', 'SSD', 'ssd_model', 'grid_sizes']
 
 # %% ../nbs/05_model.ipynb #5fff8959
-import warnings
 from difflib import get_close_matches
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
-with warnings.catch_warnings():   # fastai uses torch.jit.script, which recent versions of torch call deprecated
-    warnings.simplefilter('ignore', FutureWarning)
-    from fastai.vision.learner import create_body
-
 # %% ../nbs/05_model.ipynb #3bce2066
-_SMALL = dict(resnet8=-3, resnet10=-2)    # where to cut torchvision's ResNet with one block per stage
+_SMALL = ('resnet8', 'resnet10')
+
+def _classifier(arch, pretrained):
+    "A classification model of torchvision, or a ResNet with one block per stage."
+    if arch in _SMALL:
+        if pretrained: raise ValueError(f'{arch} has no ImageNet weights; use pretrained=False, or another arch such as resnet34')
+        return ResNet(BasicBlock, [1, 1, 1, 1])
+    names = [*_SMALL, *models.list_models(module=models)]
+    if arch not in names: raise ValueError(f'unknown arch {arch!r}; torchvision has {get_close_matches(str(arch), names) or names[:8]}')
+    try: return models.get_model(arch, weights='DEFAULT' if pretrained else None)
+    except (OSError, RuntimeError) as e:
+        raise ConnectionError(f'the ImageNet weights of {arch} cannot be downloaded ({e}); use pretrained=False to train from scratch') from e
 
 def ssd_body(arch: str, # a classification model of torchvision by its name, such as resnet34; or resnet10, small; or resnet8, without its last stage
              pretrained: bool=True, # with ImageNet weights, downloaded at first use
     ) -> nn.Module: # `(B,3,S,S)` to `(B,nin,S/32,S/32)`; S/16 for resnet8
     "The convolutional part of a classification model. Raises `ValueError`, or `ConnectionError` if weights cannot be had."
-    if arch in _SMALL:
-        if pretrained: raise ValueError(f'{arch} has no ImageNet weights; use pretrained=False, or another arch such as resnet34')
-        return create_body(ResNet(BasicBlock, [1, 1, 1, 1]), pretrained=False, cut=_SMALL[arch])
-    names = [*_SMALL, *models.list_models(module=models)]
-    if arch not in names: raise ValueError(f'unknown arch {arch!r}; torchvision has {get_close_matches(arch, names) or names[:8]}')
-    try: model = models.get_model(arch, weights='DEFAULT' if pretrained else None)
-    except (OSError, RuntimeError) as e:
-        raise ConnectionError(f'the ImageNet weights of {arch} cannot be downloaded ({e}); use pretrained=False to train from scratch') from e
-    return create_body(model, pretrained=False)
+    end = ('avgpool', 'classifier', 'fc', *['layer4'] * (arch == 'resnet8'))              # the first that a model has
+    body = nn.Sequential(*(m for _, m in takewhile(lambda c: c[0] not in end, _classifier(arch, pretrained).named_children())))
+    try:
+        with torch.no_grad(): x = body.eval()(torch.zeros(1, 3, 64, 64))
+        if x.ndim != 4 or x.shape[2] != x.shape[3]: raise ValueError(f'its output has the shape {tuple(x.shape)}')
+    except Exception as e: raise ValueError(f'{arch} gives no map of features ({e}); choose another arch such as resnet34') from e
+    return body.train()
 
 # %% ../nbs/05_model.ipynb #b0bc2b30
 def _conv_block(nin, nout, stride):

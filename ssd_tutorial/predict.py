@@ -60,8 +60,12 @@ def show_predictions(model: nn.Module, # class and box activations, rows as `anc
 # %% ../nbs/09_predict.ipynb #0c171536
 def _candidates(boxes, scores):
     "The thousand best (anchor, class) pairs of each picture, best first: boxes `(B,K,4)`, class numbers `(B,K)`, scores `(B,K)`."
-    a, c = scores.shape[1:]
-    best, i = scores.flatten(1).topk(min(1000, a * c))
+    (_, a, c), scores = scores.shape, scores.flatten(1)
+    best, i = scores.topk(min(1000, a * c))
+    if not torch.compiler.is_compiling():                     # in ONNX topk gives the first of equal scores first, here any of them
+        i = i.sort().values
+        best, order = scores.gather(1, i).sort(descending=True, stable=True)
+        i = i.gather(1, order)
     return boxes.gather(1, (i // c)[..., None].expand(-1, -1, 4)), i % c + 1, best
 
 def _stay(box, label, best, iou_thresh):
@@ -97,7 +101,7 @@ class Detections:
     def show(self, ax=None, title=None): return show_boxes(self.image, self.boxes, self.labels, self.scores, ax=ax, title=title, numbers=False)
 
     def _repr_png_(self):
-        fig, ax = plt.subplots(figsize=(4, 4 * self.image.height / self.image.width))
+        fig, ax = plt.subplots(figsize=(4, np.clip(4 * self.image.height / self.image.width, .5, 12)))      # 50 to 1200 pixels high
         self.show(ax)
         fig.savefig(png := io.BytesIO(), bbox_inches='tight', dpi=100)
         plt.close(fig)
@@ -147,12 +151,12 @@ class Detector:
         ): # `Detections`, or a list of them for a list
         "Find objects in pictures of any size."
         if not isinstance(images, (list, tuple)): return self.predict([images], score_thresh, iou_thresh)[0]
-        return [d for i in range(0, len(images), 32) for d in self._detections(images[i:i + 32], score_thresh, iou_thresh)]
-
-    def _detections(self, images, *thresholds):
-        boxes, scores, pictures = self.boxes_and_scores(images)
-        return [Detections((b * torch.tensor([*p.size] * 2)).numpy(), [self.vocab[i] for i in l.tolist()], s.numpy(), p)
-                for (b, l, s), p in zip(suppress(boxes, scores, *thresholds), pictures)]
+        found = []
+        for i in range(0, len(images), 32):
+            boxes, scores, pictures = self.boxes_and_scores(images[i:i + 32])
+            found += [Detections((b * torch.tensor([*p.size] * 2)).numpy(), [self.vocab[i] for i in l.tolist()], s.numpy(), p)
+                      for (b, l, s), p in zip(suppress(boxes, scores, score_thresh, iou_thresh), pictures)]
+        return found
 
 # %% ../nbs/09_predict.ipynb #d9c242ba
 _FORMAT, _CODERS = 'ssd_tutorial detector 2', dict(tanh=TanhCoder, ssd=SSDCoder)
@@ -184,10 +188,14 @@ def load(cls: Detector, path # file written by `Detector.save`
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
     try: d = torch.load(path, map_location='cpu', weights_only=True); assert d['format'] == _FORMAT
     except Exception as e: raise ValueError(f'{path}: not a detector of this version, or damaged; expected a file written by Detector.save or ssd_train') from e
-    model = ssd_model(**d['model'], pretrained=False)
-    model.load_state_dict(d['weights'])
-    coder = _CODERS[d['coder'].pop('name')](**d['coder'])
-    return cls(model, Anchors(d['cxcywh'], d['cell']), Vocab(d['vocab'], d['short']), d['size'], coder)
+    try:
+        model = ssd_model(**d['model'], pretrained=False)
+        model.load_state_dict(d['weights'])
+        coder = _CODERS[d['coder'].pop('name')](**d['coder'])
+        return cls(model, Anchors(d['cxcywh'], d['cell']), Vocab(d['vocab'], d['short']), d['size'], coder)
+    except (KeyError, RuntimeError, TypeError) as e:
+        fault = f'{e} is missing' if isinstance(e, KeyError) else 'model and weights do not fit'
+        raise ValueError(f'{path}: a damaged detector, {fault}; write it again with Detector.save or ssd_train') from e
 
 # %% ../nbs/09_predict.ipynb #91ac7305
 class _PictureToObjects(nn.Module):

@@ -217,6 +217,18 @@ def test_boxes_of_no_area_are_encoded_finitely(coder):
 
 # ---- coverage
 
+def test_the_table_says_where_there_is_nothing_to_count(tmp_path):
+    assert [l.split() for l in repr(coverage([], ANCHORS[16])).splitlines()[1:2]] == [['all', '0', '-', '-', '-']]
+    assert 'nan' not in repr(coverage([], ANCHORS[16]))
+    same = coverage([Sample(noise(tmp_path/'x.png'), [[5, 5, 45, 30]] * 3, ['banana'] * 3)], ANCHORS[16])
+    assert 'banana' in repr(same) and 'nan' not in repr(same).replace('banana', '') and len({len(l) for l in repr(same).splitlines()}) == 1
+
+
+@pytest.mark.parametrize('given, word', [(dict(n_zooms=13), 'n_zooms=13'), (dict(n_zooms=0), 'n_zooms=0'), (dict(n_ratios=0), 'n_ratios=0')])
+def test_as_many_anchors_as_there_are_to_choose_from(tmp_path, given, word):
+    with pytest.raises(ValueError, match=word): suggest_anchors([Sample(noise(tmp_path/'x.png'), [[5, 5, 45, 30]], ['a'])], (4,), **given)
+
+
 def annotated(folder, seed, counts=(3, 0, 5, 1), size=(64, 48), flat=False):
     "Pictures with random objects; the last object of each has no area if `flat`."
     g, made = np.random.default_rng(seed), []

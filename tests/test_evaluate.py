@@ -294,6 +294,8 @@ def test_every_object_and_every_detection_has_its_word(tmp_path, seed, score_thr
         assert np.allclose(p.found.boxes, f.boxes) and p.found.labels == f.labels and set(p.kinds) <= {'hit', 'ignored', *ALARMS}
         assert [k == 'hit' for k in p.kinds] == (find_hits(f, s)[0] == 1).tolist()
         assert p.fates.count('found') == p.kinds.count('hit') and [x == 'difficult' for x in p.fates] == s.difficult
+    for f, g in zip(errors.found, oracle.predict([s.path for s in data], .01)):
+        assert np.array_equal(f.boxes, g.boxes) and f.labels == g.labels and np.array_equal(f.scores, g.scores) and f.image is None
     mean = mean_ap(pr_curves(verdict_rows(found, data), data), 101)
     every = [('missed', k) for k in MISSES] + [('false alarm', k) for k in ALARMS]
     assert errors.map50() == pytest.approx(mean) and errors.map50(*every) == pytest.approx(1)
@@ -417,6 +419,14 @@ def test_pictures_of_errors(tmp_path):
     in_order.savefig(tmp_path/'errors.png')
     assert Image.open(tmp_path/'errors.png').width > 300 and Errors([], .3).show().axes
     plt.close('all')
+
+
+@pytest.mark.parametrize('size', [(10, 3000), (3000, 10)])
+def test_pictures_of_errors_keep_a_bounded_size(tmp_path, size):
+    Image.new('RGB', size).save(tmp_path/'0.png')
+    fig = find_errors(Oracle(FIT, scores_of(5, r0_a=.5), FIVE), [Sample(tmp_path/'0.png', STAR.numpy() * [*size, *size], ['a'])]).show()
+    assert 1 < fig.get_figheight() < 20
+    fig.savefig(tmp_path/'errors.png'); plt.close(fig)
 
 
 class Straight:

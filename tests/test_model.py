@@ -76,10 +76,21 @@ def test_more_maps_than_the_body_has(arch, n):
     with pytest.raises(ValueError, match=f'the body has maps of {n - 1} sizes, not {n}'): ssd_model(arch, 3, pretrained=False, maps=n)
 
 
-@pytest.mark.xfail(strict=True, reason="fastai's create_body finds no pooling layer to cut at")
-@pytest.mark.parametrize('arch', ['mobilenet_v2', 'mnasnet0_5', 'densenet121', 'shufflenet_v2_x0_5'])
-def test_bodies_that_pool_in_their_forward_method(arch):
-    assert ssd_body(arch, pretrained=False).eval()(torch.zeros(1, 3, 64, 64)).shape[2:] == (2, 2)
+@pytest.mark.parametrize('arch, widths', [
+    ('mobilenet_v2', [32, 96, 1280]), ('mobilenet_v3_large', [40, 112, 960]), ('mnasnet0_5', [24, 48, 1280]), ('densenet121', [512, 1024, 1024]),
+    ('shufflenet_v2_x0_5', [48, 96, 1024]), ('efficientnet_b0', [40, 112, 1280]), ('vgg11_bn', [512] * 3), ('regnet_y_400mf', [104, 208, 440])])
+def test_bodies_are_cut_before_they_pool(arch, widths):
+    "Some classifiers pool in a layer, others within `forward`; the last map is the body's, and all weights but the classifier's are kept."
+    body = ssd_body(arch, pretrained=False).eval()
+    maps, x = Maps(body, 3), torch.randn(1, 3, 64, 64)
+    with torch.no_grad(): assert_close(maps.eval()(x)[-1], body(x))
+    assert maps.widths == widths and [m.shape[1:] for m in maps(x)] == [(w, g, g) for w, g in zip(widths, (8, 4, 2))]
+    assert not any(isinstance(m, nn.Linear) for m in body.modules())
+
+
+@pytest.mark.parametrize('arch', ['vit_b_32', 'maxvit_t'])
+def test_a_model_without_maps_is_named(arch):
+    with pytest.raises(ValueError, match=f'{arch} gives no map of features.*such as resnet34'): ssd_body(arch, pretrained=False)
 
 
 def test_names_that_are_no_body():

@@ -1,3 +1,4 @@
+import io
 import json
 import os
 
@@ -20,6 +21,7 @@ from ssd_tutorial.data import ObjectDataset, Vocab
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import Detections, Detector, class_scores, show_predictions, suppress
 from ssd_tutorial.shapes import SHAPES
+from ssd_tutorial.train import body_and_head
 
 seeds = st.integers(0, 2**31)
 
@@ -118,10 +120,23 @@ def test_the_best_of_all_classes_up_to_the_limit(top):
     assert len(suppress(*random_answers(0, 1, 60, 3), 0., 1.)[0][0]) == 100
 
 
-@pytest.mark.parametrize('b, n, k', [(1, 1, 1), (2, 5, 3), (3, 0, 2)])
+@pytest.mark.parametrize('b, n, k', [(1, 1, 1), (2, 5, 3), (3, 0, 2), (0, 5, 3), (0, 0, 0), (2, 5, 0)])
 def test_nothing_to_keep(b, n, k):
     for found, labels, best in suppress(torch.zeros(b, n, 4), torch.zeros(b, n, k)):
         assert found.shape == (0, 4) and labels.shape == best.shape == (0,) and labels.dtype == torch.int64
+
+
+def test_of_equal_scores_the_first_stays():
+    "More anchors than take part, all boxes alike but two: of each group the row that comes first."
+    boxes = torch.tensor([.2, .2, .6, .6]).repeat(1, 3000, 1) + torch.arange(3000)[None, :, None] * 1e-6
+    boxes[0, [1500, 2500]] = torch.tensor([.7, .7, .9, .9])
+    for scores in (torch.full((1, 3000, 1), .5), torch.where(torch.arange(3000) % 7 == 3, .5, .25)[None, :, None]):
+        (found, _, best), = suppress(boxes[:, :900], scores[:, :900])
+        assert torch.equal(found[0], boxes[0, scores[0, :900, 0].argmax()]) and best[0] == .5
+    scores = torch.full((1, 3000, 1), .1)
+    scores[0, 1500:1510] = scores[0, 2490:2510] = .5
+    (found, _, _), = suppress(boxes, scores)
+    assert torch.equal(found, boxes[0, [1500, 1501]])
 
 
 def test_pictures_with_and_without_objects_in_one_batch():
@@ -214,6 +229,31 @@ def test_files_that_are_no_detector(detector, tmp_path):
         assert len(str(e.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize('key', ['model', 'weights', 'vocab', 'short', 'size', 'coder', 'cxcywh', 'cell'])
+def test_a_file_that_lacks_a_part(detector, tmp_path, key):
+    d = torch.load(detector.save(tmp_path/'d.pt'), weights_only=True)
+    torch.save({k: v for k, v in d.items() if k != key}, tmp_path/'less.pt')
+    with pytest.raises(ValueError, match=f"less.pt: .*'{key}' is missing") as e: Detector.load(tmp_path/'less.pt')
+    assert len(str(e.value).splitlines()) == 1 and 'ssd_train' in str(e.value)
+
+
+def test_weights_of_another_model_are_named_too(detector, tmp_path):
+    d = torch.load(detector.save(tmp_path/'d.pt'), weights_only=True)
+    torch.save(dict(d, weights=dict(list(d['weights'].items())[1:])), tmp_path/'less.pt')
+    with pytest.raises(ValueError, match='less.pt: .*do not fit') as e: Detector.load(tmp_path/'less.pt')
+    assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('arch', ['mobilenet_v2', 'shufflenet_v2_x0_5'])
+def test_bodies_that_pool_in_their_forward_method_are_saved_and_loaded(arch, tmp_path):
+    model = speak_up(ssd_model(arch, 3, pretrained=False, maps=2))
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for group in body_and_head(model) for p in group)
+    d = Detector(model, make_anchors(grid_sizes(model, 64)), Vocab('ab'), 64, SSDCoder())
+    picture = noise(tmp_path/'x.png')
+    want = d.predict(picture, .01)
+    assert len(want) and same(Detector.load(d.save(tmp_path/'d.pt')).predict(picture, .01), want)
+
+
 def no_writing(monkeypatch, folder):
     "What root may write to, nobody else may."
     folder.mkdir(exist_ok=True)
@@ -272,6 +312,13 @@ def test_detections_are_a_picture_in_a_notebook(detector):
     assert png[:8] == b'\x89PNG\r\n\x1a\n' and plt.get_fignums() == open_figures
     for nothing in (Detections(np.zeros((0, 4)), [], np.zeros(0), Image.new('RGB', s)) for s in [(1, 1), (400, 20), (20, 400)]):
         assert nothing._repr_png_()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize('size', [(10, 2000), (2000, 10), (1, 5000), (5000, 1)])
+def test_a_very_long_picture_is_drawn_at_a_bounded_size(size):
+    w, h = size
+    png = Image.open(io.BytesIO(Detections(np.array([[0, 0, w, h]]) / 2., ['a'], np.ones(1), Image.new('RGB', size))._repr_png_()))
+    assert max(png.size) < 2000 and min(png.size) > 1
 
 
 def test_pictures_of_all_kinds_get_the_same_answer(detector, tmp_path):
@@ -357,6 +404,15 @@ def test_onnxruntime_finds_the_same_objects(detector, onnx_file, tmp_path, thres
         assert 0 < len(want) < 100
         assert_alike(Detections(want.boxes / detector.size, want.labels, want.scores, None),
                      Detections(boxes[sure], [detector.vocab[i] for i in labels[sure]], scores[sure], None), 1e-3)
+
+
+def test_onnxruntime_too_keeps_the_first_of_equal_scores(tmp_path):
+    pytest.importorskip('onnxscript'); pytest.importorskip('onnxruntime')
+    d = several_grids()
+    for p in d.model[1].parameters(): p.data.zero_()           # all anchors say 0.5, for every class
+    (boxes, labels, scores), _ = run_onnx(d.to_onnx(tmp_path/'d.onnx'), np.zeros((64, 64, 3), np.uint8))
+    want = d.predict(np.zeros((64, 64, 3), np.uint8), .3)
+    assert (scores == .5).all() and [d.vocab[i] for i in labels[:100]] == want.labels and np.allclose(boxes[:100] * 64, want.boxes, atol=1e-3)
 
 
 def test_the_onnx_file_is_alone_and_tells_what_it_is(detector, onnx_file):
