@@ -1,4 +1,4 @@
-"Make README.md from nbs/index.ipynb: text and outputs of the cells that are shown, the result picture in docs/images."
+"Make README.md from nbs/index.ipynb: text and outputs of the cells that are shown, pictures of the run in docs/images."
 import base64
 import os
 import re
@@ -8,6 +8,7 @@ import nbformat
 
 ROOT = Path(__file__).parents[1]
 RAW = "https://raw.githubusercontent.com/ssd-tutorial/ssd_tutorial/main/"
+PICTURES = ROOT/"docs"/"images"
 BLOB = "https://github.com/ssd-tutorial/ssd_tutorial/blob/main/"
 
 
@@ -19,26 +20,34 @@ def write(path, data):
     os.replace(part, path)
 
 
-def output(o, name):
+def output(o, name, alt):
     "One output as Markdown: text as a block, a picture as a file; HTML (progress, tables of the run) is left out."
     data = o.get("data", {})
     if "image/png" in data:
-        write(ROOT/"docs"/"images"/name, base64.b64decode(data["image/png"]))
-        return f"![Boxes that the detector has found in a picture it had not seen]({RAW}docs/images/{name})"
+        write(PICTURES/name, base64.b64decode(data["image/png"]))
+        return f"![{alt}]({RAW}docs/images/{name})"
     text = o.get("text") or ("" if "text/html" in data or o.output_type != "execute_result" else data.get("text/plain", ""))
     return f"```\n{text.rstrip()}\n```" if text.strip() else ""
 
 
+def code(c):
+    "The code of a cell without its directive lines; nothing where the cell shows only its result."
+    text = re.sub(r"^#\|.*\n", "", c.source, flags=re.MULTILINE)
+    return "" if "#| echo: false" in c.source else f"```python\n{text}\n```"
+
+
 def readme(nb):
     parts = []
-    for i, c in enumerate(nb.cells):
+    for c in nb.cells:
         if "#| hide" in c.source or c.cell_type == "raw": continue
-        parts.append(c.source if c.cell_type == "markdown" else f"```python\n{c.source}\n```")
-        parts += [t for k, o in enumerate(c.get("outputs", [])) if (t := output(o, f"readme_{i}_{k}.png"))]
-    text = "\n\n".join(parts)
-    return re.sub(r"\]\(([\w/]+\.ipynb)\)", rf"]({BLOB}nbs/\1)", text) + "\n"
+        parts.append(c.source if c.cell_type == "markdown" else code(c))
+        caption = re.search(r'^#\| fig-cap: "(.*)"', c.source, re.MULTILINE)
+        parts += [output(o, f"readme_{c.id}_{k}.png", caption and caption[1]) for k, o in enumerate(c.get("outputs", []))]
+    text = re.sub(r"\]\(([\w/]+\.ipynb)\)", rf"]({BLOB}nbs/\1)", "\n\n".join(filter(None, parts)))
+    return re.sub(r"\]\((images/[\w.]+)\)", rf"]({RAW}nbs/\1)", text) + "\n"     # numpy's README shows its SVG from there, too
 
 
 if __name__ == "__main__":
+    for old in PICTURES.glob("readme_*.png"): old.unlink()
     text = readme(nbformat.read(ROOT/"nbs"/"index.ipynb", 4))
     write(ROOT/"README.md", ("<!-- Made from nbs/index.ipynb by `make readme`; change it there. -->\n\n" + text).encode())
