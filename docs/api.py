@@ -25,7 +25,7 @@ class Module:
 
     def public(self):
         "Name -> node in the order of the text; methods are called `Class.method` and follow their class."
-        wanted = next(ast.literal_eval(n.value) for n in self.tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__")
+        wanted = next(ast.literal_eval(n.value) for n in self.tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
         found = {}
         for n in self.tree.body:
             if isinstance(n, ast.Assign): found |= {t.id: n for t in ast.walk(n.targets[0]) if isinstance(t, ast.Name) and t.id in wanted}
@@ -52,8 +52,9 @@ class Module:
         owner = {line: name for name, _, _, line in fields}                # the last on its line
         if not isinstance(node, ast.ClassDef) and node.body[0].lineno == node.lineno: owner = {}
         text = lambda n: ast.unparse(n) if n else ""
-        return [(name, text(kind), text(default), self.comments.get(line, "") if owner.get(line) == name else "")
-                for name, kind, default, line in fields]
+        rows = [(name, text(kind), text(default), self.comments.get(line, "") if owner.get(line) == name else "") for name, kind, default, line in fields]
+        spoken = {name: kind.args[0].value for name, kind, _, _ in fields if isinstance(kind, ast.Call)}           # fastcore's Param, with its help
+        return [(name, "str", default, spoken[name]) if name in spoken else row for row in rows for name, _, default, _ in [row]]
 
     def section(self, line):
         "Title and link of the part of the chapter that the code on a line comes from."

@@ -42,7 +42,7 @@ html_copy_source, html_show_sphinx = True, False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "repository_url": cfg["git_url"], "repository_branch": cfg["branch"], "path_to_docs": cfg["nbs_path"], "use_repository_button": True,
-    "launch_buttons": {"colab_url": "https://colab.research.google.com"}, "home_page_in_toc": True,
+    "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     "navbar_start": [], "navbar_center": [], "navbar_end": [], "navbar_persistent": [],
 }
 mathjax_path = "tex-svg.js"
@@ -65,3 +65,4 @@ def setup(app):
     app.add_config_value("made_with", [(ROOT/"docs"/f).read_text() for f in ("api.py", "notebooks.py", "runs.json")], "env")   # a change builds all
     app.connect("builder-inited", gather)
     app.connect("source-read", notebooks.source_read)
+    app.connect("html-page-context", notebooks.sized)

@@ -4,11 +4,13 @@ import re
 import struct
 from base64 import b64decode
 
-from api import ROOT, linked
+from api import ROOT, linked, modules
 
 HEAD = re.compile(r"(?:#\|.*(?:\n|$))+")                       # the lines `#| name: value` that begin a cell
 BADGE = re.compile(r"^\[!\[.*\]\(.*\)\n?", re.MULTILINE)       # pictures of other hosts; the page has buttons of its own
+MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MULTILINE)    # in the list of chapters
 CONTENTS = """
+
 ```{toctree}
 :hidden:
 :glob:
@@ -34,7 +36,7 @@ def directives(source):
     head = HEAD.match(source)
     if not head: return {}, source
     pairs = re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*?)\s*$", head[0], re.MULTILINE)
-    return {k: v.strip('"') for k, v in pairs}, source[head.end():].lstrip("\n")
+    return {k: v[1:-1].replace('\\"', '"') if v.startswith('"') else v for k, v in pairs}, source[head.end():].lstrip("\n")
 
 
 def ran_on(run):
@@ -49,8 +51,9 @@ def code_cell(cell):
     if {"hide", "default_exp"} & set(opts): cell["metadata"]["tags"] = ["remove-cell"]
     elif opts.get("echo") == "false": cell["metadata"]["tags"] = ["remove-input"]
     elif opts.get("code-fold") == "true": cell["metadata"]["tags"] = ["hide-input"]
-    cap, alt = opts.get("fig-cap"), opts.get("fig-alt") or opts.get("fig-cap")
-    cell["metadata"]["mystnb"] = {**({"figure": {"caption": cap}} if cap else {}), **({"image": {"alt": alt}} if alt else {})}
+    cap = opts.get("fig-cap", "")
+    alt = opts.get("fig-alt") or re.sub("[`$*]", "", cap)
+    cell["metadata"]["mystnb"] = {k: v for k, v in dict(figure={"caption": linked(cap)}, image={"alt": alt}).items() if any(v.values())}
     for o in cell["outputs"]:
         if png := o.get("data", {}).get("image/png"):          # its size, so that the page does not jump while it loads
             w, h = struct.unpack(">II", b64decode("".join(png).strip()[:32])[16:24])
@@ -63,11 +66,17 @@ def page(nb, name):
         cell["source"] = "".join(cell["source"])
         if cell["cell_type"] == "code": code_cell(cell)
         elif cell["cell_type"] == "raw": cell["metadata"]["tags"] = ["remove-cell"]
-        else: cell["source"] = linked(BADGE.sub("", cell["source"]))
+        else: cell["source"] = linked(MODULE.sub(r"| [`\1`](api/\1.md) |", BADGE.sub("", cell["source"])))
     run = json.loads((ROOT/"docs"/"runs.json").read_text()).get(name)
     first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
     if run: first["source"] = re.sub(r"^(> .*\n?)", lambda m: f"{m[0]}\n{ran_on(run)}\n", first["source"], count=1, flags=re.MULTILINE)
-    if name == "index": nb["cells"].append({"cell_type": "markdown", "id": "contents", "metadata": {}, "source": CONTENTS})
+    if name == "index": first["source"] += CONTENTS
+
+
+def sized(app, pagename, template, context, doctree):
+    "Sizes of pictures as attributes: a style would keep the height where the page is narrow."
+    size = r'style="width: ([\d.]+)px; height: ([\d.]+)px;"'
+    context["body"] = re.sub(size, lambda m: f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"', context.get("body", ""))
 
 
 def source_read(app, docname, source):
