@@ -3,18 +3,29 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CHAPTERS := $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb
 
-.PHONY: demo test notebooks export check readme lint wheel clean
+.PHONY: demo test notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo
 
-test: .venv/dev  ## every chapter and every test
+test: .venv/dev docs  ## every chapter and every test
 	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2  # two chapters at a time, one thread each
 	$(PY) -m pytest
 
 notebooks: .venv/dev  ## run all chapters in place and keep their outputs
 	$(PY) tools/run_notebooks.py $(CHAPTERS)
 	.venv/bin/nbdev_clean
+
+# Sphinx reads _proc/site, where docs/conf.py puts the notebooks and the API pages together
+SPHINX := -W --keep-going -c docs -d _proc/doctrees _proc/site _docs
+
+docs: .venv/dev  ## the site, in _docs
+	mkdir -p _proc/site
+	.venv/bin/sphinx-build --quiet $(SPHINX)
+
+docs-serve: .venv/dev  ## the site on http://127.0.0.1:8000, built again on every change
+	mkdir -p _proc/site
+	.venv/bin/sphinx-autobuild --watch nbs --watch docs --watch ssd_tutorial --ignore _proc $(SPHINX)
 
 export: .venv/dev  ## notebooks to modules
 	.venv/bin/nbdev_clean
@@ -36,7 +47,7 @@ wheel: .venv/dev  ## build wheel and sdist; both must work in a fresh environmen
 	bash tools/check_wheel.sh
 
 clean:
-	rm -rf .venv .venv-wheel build dist runs *.egg-info .pytest_cache .ruff_cache .hypothesis ssd_tutorial/__pycache__
+	rm -rf .venv .venv-wheel build dist runs _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis ssd_tutorial/__pycache__
 
 # Installed once, again when the packaging changes. An interrupted install leaves no stamp and is repeated.
 .venv/bin/python:

@@ -25,7 +25,8 @@ setup(
     packages=["ssd_tutorial"],
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": (cfg["dev_requirements"] + " " + cfg["onnx_requirements"]).split(), "onnx": cfg["onnx_requirements"].split()},
+    extras_require={"dev": " ".join(cfg[f"{k}_requirements"] for k in ("dev", "docs", "onnx")).split(),
+                    "docs": cfg["docs_requirements"].split(), "onnx": cfg["onnx_requirements"].split()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["ssd_tutorial=ssd_tutorial._modidx:d"],

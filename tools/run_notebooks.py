@@ -1,17 +1,23 @@
 """Run notebooks in place and keep their outputs: run_notebooks.py [--all] NOTEBOOK...
 
 Cells flagged `#| eval: false` are left as they are, and so are notebooks with `skip_exec: true`, unless --all is given.
+What each was run on is noted in docs/runs.json, and shown on its page of the site.
 """
+import json
 import os
+import platform
 import re
 import sys
 import time
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
 SKIP = re.compile(r"^#\|\s*eval:\s*false", re.MULTILINE)
+ROOT = Path(__file__).resolve().parents[1]
 FLAG = re.compile(r"^skip_exec:\s*true", re.MULTILINE)
 
 
@@ -27,6 +33,27 @@ def unmark(nb):
     for c in nb.cells: c.metadata.clear()
 
 
+def written(path, text):
+    "Write beside, then rename."
+    beside = path.with_suffix(".part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def facts(seconds):
+    "What this machine runs notebooks on."
+    import torch
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({os.cpu_count()} cores)"
+    return dict(date=date.today().isoformat(), seconds=round(seconds), python=platform.python_version(), device=device,
+                versions={k: version(k) for k in ("torch", "torchvision", "fastai")})
+
+
+def note(name, run, path=ROOT/"docs"/"runs.json"):
+    "Replace the entry of one notebook."
+    runs = json.loads(path.read_text(encoding="utf-8"))
+    written(path, json.dumps(dict(sorted({**runs, name: run}.items())), indent=1) + "\n")
+
+
 def run(path, everything=False):
     "Run one notebook in its own folder, then write beside it and rename."
     nb = nbformat.read(path, 4)
@@ -35,10 +62,10 @@ def run(path, everything=False):
     mark(nb)
     NotebookClient(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     unmark(nb)
-    beside = path.with_suffix(".part")
-    nbformat.write(nb, beside)
-    os.replace(beside, path)
-    print(f"{path}: {time.time() - start:.0f} s", flush=True)
+    seconds = time.time() - start
+    written(path, nbformat.writes(nb) + "\n")
+    note(path.resolve().relative_to(ROOT/"nbs").with_suffix("").as_posix(), facts(seconds))
+    print(f"{path}: {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
