@@ -277,7 +277,7 @@ def normalize(image: Tensor # `(...,3,H,W)` RGB in [0,1]
 def image_tensor(image: np.ndarray # `(H,W,3)` uint8 RGB
     ) -> Tensor: # `(3,H,W)` normalised
     "A picture as the model takes it."
-    x = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = _stats(x)
     return x.sub_(mean * 255).div_(std * 255)           # what `normalize` does, without copies
 

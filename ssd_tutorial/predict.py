@@ -58,16 +58,6 @@ def show_predictions(model: nn.Module, # class and box activations, rows as `anc
     return fig
 
 # %% ../nbs/09_predict.ipynb #0c171536
-def _candidates(boxes, scores):
-    "The thousand best (anchor, class) pairs of each picture, best first: boxes `(B,K,4)`, class numbers `(B,K)`, scores `(B,K)`."
-    (_, a, c), scores = scores.shape, scores.flatten(1)
-    best, i = scores.topk(min(1000, a * c))
-    if not torch.compiler.is_compiling():                     # in ONNX topk gives the first of equal scores first, here any of them
-        i = i.sort().values
-        best, order = scores.gather(1, i).sort(descending=True, stable=True)
-        i = i.gather(1, order)
-    return boxes.gather(1, (i // c)[..., None].expand(-1, -1, 4)), i % c + 1, best
-
 def _stay(box, label, best, iou_thresh):
     "Rows of one picture's candidates that stay. Classes are moved apart, so that none suppresses another."
     return nms(box + 2 * label[:, None], best, iou_thresh)
@@ -79,9 +69,12 @@ def suppress(boxes: Tensor, # `(B,A,4)` xyxy in [0,1]
              top: int=100, # boxes per picture at most
     ) -> list: # for each picture boxes `(n,4)`, class numbers `(n,)` and scores `(n,)`, best first
     "Non-maximum suppression, class by class, for a batch."
-    found = []
-    for picture in zip(*_candidates(boxes, scores)):
-        box, label, best = (t[:int((picture[2] >= score_thresh).sum())] for t in picture)
+    found, c = [], scores.shape[-1]
+    for box, score in zip(boxes, scores.flatten(1)):
+        pair = (score >= score_thresh).nonzero()[:, 0]                                 # an anchor and a class
+        best, order = score[pair].sort(descending=True, stable=True)
+        pair, best = pair[order[:1000]], best[:1000]
+        box, label = box[pair // c], pair % c + 1
         j = _stay(box.double(), label, best.double(), iou_thresh)[:top]                # 64 bits: moved boxes stay exact
         found.append((box[j], label[j], best[j]))
     return found
@@ -205,8 +198,9 @@ class _PictureToObjects(nn.Module):
         self.detector, self.model, self.iou_thresh = detector, detector.model, iou_thresh
 
     def forward(self, image):
-        answers = boxes_and_scores(self.model(normalize(image)), self.detector.anchors, self.detector.coder)
-        box, label, best = (t[0] for t in _candidates(*answers))
+        (boxes,), (scores,) = boxes_and_scores(self.model(normalize(image)), self.detector.anchors, self.detector.coder)
+        best, pair = scores.flatten().topk(min(1000, scores.numel()))
+        box, label = boxes[pair // scores.shape[1]], pair % scores.shape[1] + 1
         keep = _stay(box, label, best, self.iou_thresh)
         return box[keep], label[keep], best[keep]
 

@@ -356,7 +356,9 @@ def test_normalize_round_trip():
     assert_close(denormalize(normalize(x)), x, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize('view', [lambda a: a, lambda a: a[:, ::-1], lambda a: a[::2], lambda a: np.asfortranarray(a)])
+@pytest.mark.parametrize('view', [lambda a: a, lambda a: a[:, ::-1], lambda a: a[::2], lambda a: np.asfortranarray(a),
+                                  lambda a: np.asarray(Image.fromarray(a))])
+@pytest.mark.filterwarnings('error')                  # Pillow's arrays are read-only, and torch complains of those
 def test_an_array_of_any_layout_is_normalised(view):
     pixels = view(np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8))
     before, x = pixels.copy(), image_tensor(pixels)
