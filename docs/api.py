@@ -52,9 +52,12 @@ class Module:
         owner = {line: name for name, _, _, line in fields}                # the last on its line
         if not isinstance(node, ast.ClassDef) and node.body[0].lineno == node.lineno: owner = {}
         text = lambda n: ast.unparse(n) if n else ""
-        rows = [(name, text(kind), text(default), self.comments.get(line, "") if owner.get(line) == name else "") for name, kind, default, line in fields]
-        spoken = {name: kind.args[0].value for name, kind, _, _ in fields if isinstance(kind, ast.Call)}           # fastcore's Param, with its help
-        return [(name, "str", default, spoken[name]) if name in spoken else row for row in rows for name, _, default, _ in [row]]
+        rows = []
+        for name, kind, default, line in fields:
+            meaning = self.comments.get(line, "") if owner.get(line) == name else ""
+            if isinstance(kind, ast.Call): kind, meaning = None, kind.args[0].value      # fastcore's Param, which holds its own help
+            rows.append((name, text(kind), text(default), meaning))
+        return rows
 
     def section(self, line):
         "Title and link of the part of the chapter that the code on a line comes from."

@@ -36,7 +36,7 @@ def _outline(artist, width):
 
 def draw_text(ax, # axes
               xy, # position of the top left corner of the text, in the axes' data
-              text: str,
+              text: str, # what to write
               color='white', # of the letters
               size: int=8, # in points
     ): # the text artist

@@ -34,7 +34,8 @@ POOR = '''() => [...document.querySelectorAll('.bd-article img')].flatMap(i => {
   const s = getComputedStyle(i), r = i.getBoundingClientRect(), pad = parseFloat(s.paddingTop) * 2;
   const squeezed = Math.abs((r.width - pad) / (r.height - pad) / (i.naturalWidth / i.naturalHeight) - 1) > .03;
   return Object.entries({
-    unloaded: !i.naturalWidth, 'without a text': !i.alt.trim() || i.alt.endsWith('.png'), 'without a size': !i.getAttribute('width') || !i.getAttribute('height'),
+    unloaded: !i.naturalWidth, 'without a text': !i.alt.trim() || i.alt.endsWith('.png'),
+    'without a size': !i.getAttribute('width') || !i.getAttribute('height'),
     squeezed, 'too wide': r.right > innerWidth,
     'not on white': s.backgroundColor != 'rgb(255, 255, 255)', recoloured: s.filter != 'none'})
     .filter(([, bad]) => bad).map(([what]) => `${what}: ${i.src}`) })'''
