@@ -110,6 +110,7 @@
       e.preventDefault()
     }
     svg.onpointermove = e => drags.get(e.pointerId)?.(at(e))
+    svg.addEventListener('touchstart', e => drags.size && e.preventDefault(), {passive: false})  // touch-action does not hold for parts of an svg
     svg.onpointerup = svg.onpointercancel = e => drags.delete(e.pointerId)
     parts.forEach((p, i) => p.box.onkeydown = e => {
       const step = {ArrowLeft: [-.01, 0], ArrowRight: [.01, 0], ArrowUp: [0, -.01], ArrowDown: [0, .01]}[e.key]
@@ -182,8 +183,8 @@
       Object.entries({plain: 'gamma 0, no alpha', no: kinds.no[2], yes: kinds.yes[2]}).forEach(([kind, text], i) => {
         svg.append(el('path', {class: `play-curve play-${kind}`, d: `M52 ${4 + 5 * i}h7`}), el('text', {x: 61, y: 5.5 + 5 * i}, text))
       })
+      for (const kind in kinds) add(kind, 'path', {class: `play-curve play-${kind}`})
       for (const kind in kinds) {
-        add(kind, 'path', {class: `play-curve play-${kind}`})
         add(kind + 'Dot', 'circle', {class: `play-dot play-${kind}`, r: 1.8, cx: 100 * kinds[kind][0]})
         add(kind + 'Bar', 'rect', {class: `play-dot play-${kind}`, y: 80, height: 6})
       }
