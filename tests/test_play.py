@@ -25,7 +25,8 @@ if not PLAY.is_file(): pytest.skip('docs/_static/play.js is not here: these test
 @pytest.fixture(scope='module')
 def chromium():
     playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    if not (path := shutil.which('chromium') or shutil.which('google-chrome')): pytest.skip('neither Chromium nor Chrome is installed')
+    path = shutil.which('chromium') or shutil.which('google-chrome')
+    if not path: pytest.skip('no Chromium or Chrome is installed (node is enough for the arithmetic)')
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
         yield browser
