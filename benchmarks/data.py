@@ -46,10 +46,10 @@ def run(ds, bs):
 
 def shares(ds, bs):
     "Milliseconds per image of each part."
-    clock, pipeline, n = Clock(), ds.transform.pipeline, len(ds) / 1000
+    clock, n = Clock(), len(ds) / 1000
     with patch.object(ds, "_read", clock.of("reading", ds._read)), \
          patch.object(augment, "resize_sample", clock.of("resizing", augment.resize_sample)), \
-         patch.object(ds.transform, "pipeline", clock.of("augmentation", pipeline)), \
+         patch.object(ds.transform, "_vary", clock.of("augmentation", ds.transform._vary)), \
          patch.object(data, "image_tensor", clock.of("normalising", data.image_tensor)), \
          patch.object(data, "_collate", clock.of("collating", data._collate)):
         whole = run(ds, bs)
