@@ -25,7 +25,9 @@ class Anchors:
 
     @property
     def xyxy(self): return cxcywh_to_xyxy(self.cxcywh) # `(A,4)` corners; large anchors reach beyond [0,1]
-    def to(self, device): return Anchors(self.cxcywh.to(device), self.cell.to(device))
+    def to(self, device):
+        "The same anchors on another device."
+        return Anchors(self.cxcywh.to(device), self.cell.to(device))
     def __len__(self): return len(self.cxcywh)
 
 def make_anchors(grids=(4,), # cells along a side, one number per grid

@@ -87,7 +87,9 @@ class Curve(NamedTuple):
     scores: np.ndarray # `(N,)` in [0,1]
     precision: np.ndarray # `(N,)` in [0,1]
     recall: np.ndarray # `(N,)` in [0,1]
-    def ap(self, points=None): return average_precision(self.precision, self.recall, points)
+    def ap(self, points=None):
+        "Average precision, see `average_precision`."
+        return average_precision(self.precision, self.recall, points)
 
     @property
     def found(self): return round(self.recall.max(initial=0) * self.objects)   # objects that a detection has hit
@@ -185,6 +187,7 @@ class Report(_Table):
                              f'(VOC: {_cell(self.voc)}, with 11 points {_cell(self.voc07)})')
     @property
     def rows(self):
+        "One row for each class, and one for all: name, objects, found, AP at IoU 0.5, at 0.75 and averaged over 0.5 to 0.95."
         counts = [(c.objects, c.found) if (c := self.curves.get(n)) else (0, 0) for n in self.vocab.names[1:]]
         each = [(n, *k, float(a[0]), float(a[5]), float(a.mean())) for n, k, a in zip(self.vocab.names[1:], counts, self.aps.T)]
         return [*each, ('all', *np.sum(counts, 0).tolist(), self.map50, self.map75, self.map)]
@@ -298,12 +301,15 @@ class Errors(_Table):
         rows += [(l, 1., True) for p in self.pictures for l, f in zip(p.sample.labels, p.fates) if ('missed', f) in mended]
         return mean_ap(pr_curves(rows, [p.sample for p in self.pictures]), 101)
 
-    def count(self, what, kind): return sum((p.fates if what == 'missed' else p.kinds).count(kind) for p in self.pictures)
+    def count(self, what, kind): # 'missed' or 'false alarm', and its reason
+        "How many errors of a kind there are."
+        return sum((p.fates if what == 'missed' else p.kinds).count(kind) for p in self.pictures)
 
     @property
     def title(self): return f'{len(self.pictures)} pictures, score at least {self.score_thresh:g}: mAP50 {_cell(self.map50())}'
     @property
     def rows(self):
+        "One row for each kind of error: name, how many there are, mAP50 gained if they were mended."
         now, kinds = self.map50(), [('missed', k) for k in MISSES] + [('false alarm', k) for k in ALARMS]
         return [(f'{w}: {k}', self.count(w, k), self.map50((w, k)) - now) for w, k in kinds]
 

@@ -86,6 +86,7 @@ class SSDLoss(nn.Module):
               boxes: Tensor, # `(B,M,4)` xyxy in [0,1], zero-padded
               labels: Tensor, # `(B,M)` class numbers, 0 for padding
         ) -> tuple: # class loss and box loss, each a number for the whole batch
+        "The two terms, which `forward` adds."
         classes, acts = preds
         self._check(classes)
         anchors, m, targets = self._targets(boxes, labels)

@@ -91,7 +91,9 @@ class Detections:
     def __len__(self): return len(self.labels)
     def __repr__(self): return f'{len(self)} detections' + ''.join(
         f'\n  {l} {s:.2f} at ({", ".join(f"{v:.0f}" for v in b)})' for l, s, b in zip(self.labels, self.scores, self.boxes))
-    def show(self, ax=None, title=None): return show_boxes(self.image, self.boxes, self.labels, self.scores, ax=ax, title=title, numbers=False)
+    def show(self, ax=None, title=None):
+        "The picture with boxes, names and scores."
+        return show_boxes(self.image, self.boxes, self.labels, self.scores, ax=ax, title=title, numbers=False)
 
     def _repr_png_(self):
         fig, ax = plt.subplots(figsize=(4, np.clip(4 * self.image.height / self.image.width, .5, 12)))      # 50 to 1200 pixels high
@@ -141,7 +143,7 @@ class Detector:
                 images, # path, Pillow image, array `(H,W,3)` of bytes, tensor `(3,H,W)` in [0,1], or a list of them
                 score_thresh: float=.3, # leave out what scores less
                 iou_thresh: float=.5, # see `suppress`
-        ): # `Detections`, or a list of them for a list
+        ) -> Detections: # or a list of them for a list
         "Find objects in pictures of any size."
         if not isinstance(images, (list, tuple)): return self.predict([images], score_thresh, iou_thresh)[0]
         found = []

@@ -6,7 +6,7 @@
 __all__ = ['FullBatchLoss', 'written_whole', 'History', 'body_and_head', 'ssd_learner']
 
 # %% ../nbs/08_train.ipynb #7915ee70
-import csv, os, time
+import csv, os, time, warnings
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,15 @@ from torch import nn
 from .data import Loaders
 from .model import SSD
 
-import fastai.callback.schedule   # gives Learner its fit_one_cycle and lr_find
-from fastai.callback.core import Callback
-from fastai.callback.tracker import TerminateOnNaNCallback
-from fastai.data.core import DataLoaders
-from fastai.learner import AvgMetric, Learner
-from fastai.optimizer import OptimWrapper
-from fastai.torch_core import params
+with warnings.catch_warnings():   # fastai uses torch.jit.script, which recent versions of torch call deprecated
+    warnings.simplefilter('ignore', FutureWarning)
+    import fastai.callback.schedule   # gives Learner its fit_one_cycle and lr_find
+    from fastai.callback.core import Callback
+    from fastai.callback.tracker import TerminateOnNaNCallback
+    from fastai.data.core import DataLoaders
+    from fastai.learner import AvgMetric, Learner
+    from fastai.optimizer import OptimWrapper
+    from fastai.torch_core import params
 
 # %% ../nbs/08_train.ipynb #86cf4b0c
 class FullBatchLoss(Callback):
