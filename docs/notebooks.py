@@ -74,9 +74,11 @@ def page(nb, name):
 
 
 def sized(app, pagename, template, context, doctree):
-    "Sizes of pictures as attributes: a style would keep the height where the page is narrow."
+    "Sizes of pictures as attributes: a style would keep the height where the page is narrow. Drawings know their own."
     size = r'style="width: ([\d.]+)px; height: ([\d.]+)px;"'
-    context["body"] = re.sub(size, lambda m: f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"', context.get("body", ""))
+    body = re.sub(size, lambda m: f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"', context.get("body", ""))
+    drawn = lambda m: m[0] + re.search(r' width="\d+" height="\d+"', (ROOT/"nbs"/"images"/m[1]).read_text(encoding="utf-8"))[0]
+    context["body"] = re.sub(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.svg)"(?= />)', drawn, body)
 
 
 def source_read(app, docname, source):

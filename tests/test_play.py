@@ -22,28 +22,17 @@ CHAPTERS = dict(iou='00_boxes', anchors='06_anchors', gamma='07_loss', nms='09_p
 if not PLAY.is_file(): pytest.skip('docs/_static/play.js is not here: these tests need the repository', allow_module_level=True)
 
 
-@pytest.fixture(scope='module')
-def chromium():
-    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    path = shutil.which('chromium') or shutil.which('google-chrome')
-    if not path: pytest.skip('no Chromium or Chrome is installed (node is enough for the arithmetic)')
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=['--no-sandbox', '--disable-gpu'])
-        yield browser
-        browser.close()
-
-
 # ---- the same arithmetic
 
 @pytest.fixture(scope='module')
 def js(request):
-    "Calls a function of play.js, once for each list of arguments: in node, or else in Chromium."
+    "Calls a function of play.js, once for each list of arguments: in node, which is enough for the arithmetic, or else in Chromium."
     if node := shutil.which('node'):
         script = ("require(process.argv[1]); const [name, calls] = JSON.parse(require('fs').readFileSync(0)); "
                   "console.log(JSON.stringify(calls.map(c => play[name](...c))))")
         return lambda name, calls: json.loads(subprocess.run([node, '-e', script, str(PLAY)], input=json.dumps([name, calls]),
                                                              capture_output=True, text=True, check=True).stdout)
-    page = request.getfixturevalue('chromium').new_page()
+    page = request.getfixturevalue('browser').new_page()
     page.evaluate(PLAY.read_text())
     return lambda name, calls: page.evaluate('([name, calls]) => calls.map(c => play[name](...c))', [name, calls])
 
@@ -125,9 +114,9 @@ def site(tmp_path_factory):
 
 
 @pytest.fixture(params=[1000, 390], ids=['desk', 'phone'])
-def page(request, chromium, site):
+def page(request, browser, site):
     "The page, wide or narrow. Nothing may be said on the console, and nothing fetched from elsewhere."
-    page, said, asked = chromium.new_page(viewport=dict(width=request.param, height=800), has_touch=request.param == 390), [], []
+    page, said, asked = browser.new_page(viewport=dict(width=request.param, height=800), has_touch=request.param == 390), [], []
     page.on('console', lambda m: said.append(m.text)); page.on('pageerror', lambda e: said.append(str(e)))
     page.on('request', lambda r: asked.append(r.url))
     page.goto(site)
