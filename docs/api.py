@@ -81,7 +81,8 @@ class Module:
         call = ", ".join(n + (f"={d}" if d else "") for n, _, d, _ in rows if n != "returns")
         lines = [f"````{{py:{kind}}} {name}" + (f"({call})" if kind != "property" else ""), ":classmethod:" * ("cls" in decorators), "",
                  ast.get_docstring(node) or "", "", where]
-        if rows: lines += ["| parameter | type | default | meaning |", "|---|---|---|---|", *map(table_row, rows)]
+        if any(kind or meaning for _, kind, _, meaning in rows):
+            lines += ["| parameter | type | default | meaning |", "|---|---|---|---|", *map(table_row, rows)]
         return "\n".join([*lines, "````", ""])
 
     def page(self):
