@@ -2,11 +2,15 @@
 import base64
 import os
 import re
+import sys
 from pathlib import Path
 
 import nbformat
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/"docs"))
+from notebooks import directives  # noqa: E402
+
 RAW = "https://raw.githubusercontent.com/ssd-tutorial/ssd_tutorial/main/"
 PICTURES = ROOT/"docs"/"images"
 BLOB = "https://github.com/ssd-tutorial/ssd_tutorial/blob/main/"
@@ -30,24 +34,19 @@ def output(o, name, alt):
     return f"```\n{text.rstrip()}\n```" if text.strip() else ""
 
 
-def code(c):
-    "The code of a cell without its directive lines; nothing where the cell shows only its result."
-    text = re.sub(r"^#\|.*\n", "", c.source, flags=re.MULTILINE)
-    return "" if "#| echo: false" in c.source else f"```python\n{text}\n```"
-
-
 def readme(nb):
     parts = []
     for c in nb.cells:
-        if "#| hide" in c.source or c.cell_type == "raw": continue
-        parts.append(c.source if c.cell_type == "markdown" else code(c))
-        caption = re.search(r'^#\| fig-cap: "(.*)"', c.source, re.MULTILINE)
-        parts += [output(o, f"readme_{c.id}_{k}.png", caption and caption[1]) for k, o in enumerate(c.get("outputs", []))]
+        opts, source = directives(c.source)
+        if "hide" in opts or c.cell_type == "raw": continue
+        if opts.get("echo") != "false": parts.append(source if c.cell_type == "markdown" else f"```python\n{source}\n```")
+        parts += [output(o, f"readme_{c.id}_{k}.png", opts.get("fig-cap")) for k, o in enumerate(c.get("outputs", []))]
     text = re.sub(r"\]\(([\w/]+\.ipynb)\)", rf"]({BLOB}nbs/\1)", "\n\n".join(filter(None, parts)))
     return re.sub(r"\]\((images/[\w.]+)\)", rf"]({RAW}nbs/\1)", text) + "\n"     # numpy's README shows its SVG from there, too
 
 
 if __name__ == "__main__":
-    for old in PICTURES.glob("readme_*.png"): old.unlink()
     text = readme(nbformat.read(ROOT/"nbs"/"index.ipynb", 4))
     write(ROOT/"README.md", ("<!-- Made from nbs/index.ipynb by `make readme`; change it there. -->\n\n" + text).encode())
+    for old in PICTURES.glob("readme_*.png"):
+        if old.name not in text: old.unlink()

@@ -14,10 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+from make_readme import ROOT, write
 from nbclient import NotebookClient
 
 SKIP = re.compile(r"^#\|\s*eval:\s*false", re.MULTILINE)
-ROOT = Path(__file__).resolve().parents[1]
 FLAG = re.compile(r"^skip_exec:\s*true", re.MULTILINE)
 
 
@@ -33,13 +33,6 @@ def unmark(nb):
     for c in nb.cells: c.metadata.clear()
 
 
-def written(path, text):
-    "Write beside, then rename."
-    beside = path.with_suffix(".part")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
-
-
 def facts(seconds):
     "What this machine runs notebooks on."
     import torch
@@ -51,7 +44,7 @@ def facts(seconds):
 def note(name, run, path=ROOT/"docs"/"runs.json"):
     "Replace the entry of one notebook."
     runs = json.loads(path.read_text(encoding="utf-8"))
-    written(path, json.dumps(dict(sorted({**runs, name: run}.items())), indent=1) + "\n")
+    write(path, (json.dumps(dict(sorted({**runs, name: run}.items())), indent=1) + "\n").encode())
 
 
 def run(path, everything=False):
@@ -63,7 +56,7 @@ def run(path, everything=False):
     NotebookClient(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     unmark(nb)
     seconds = time.time() - start
-    written(path, nbformat.writes(nb) + "\n")
+    write(path, (nbformat.writes(nb) + "\n").encode())
     note(path.resolve().relative_to(ROOT/"nbs").with_suffix("").as_posix(), facts(seconds))
     print(f"{path}: {seconds:.0f} s", flush=True)
 
