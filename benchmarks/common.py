@@ -16,8 +16,9 @@ from fastai.torch_core import default_device, set_seed
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-from ssd_tutorial.cli import _loaders, _model_and_loss, _settings
-from ssd_tutorial.data import IMAGENET_MEAN, IMAGENET_STD, Vocab, image_tensor, load_image, resize_image
+from ssd_tutorial.recipes import _loaders, _model_and_loss, _settings
+from ssd_tutorial.readers import load_image
+from ssd_tutorial.data import IMAGENET_MEAN, IMAGENET_STD, Vocab, image_tensor, resize_image
 from ssd_tutorial.model import has_bf16
 from ssd_tutorial.predict import Detections
 from ssd_tutorial.shapes import make_shapes

@@ -19,7 +19,8 @@ import torch
 from common import Clock, machine, table
 
 from ssd_tutorial import augment, data
-from ssd_tutorial.data import ObjectDataset, Sample, Vocab, read_voc
+from ssd_tutorial.readers import Sample, read_voc
+from ssd_tutorial.data import ObjectDataset, Vocab
 from ssd_tutorial.shapes import SHAPES, _background, _random_boxes, draw_shape
 
 PARTS = ["reading", "resizing", "augmentation", "normalising", "collating", "the rest"]
@@ -59,7 +60,7 @@ def shares(ds, bs):
 
 def main(args, samples):
     vocab = Vocab.from_samples(samples)
-    kinds = {"the article's, with imgaug": augment.train_transform, "flips": augment.flip_transform}
+    kinds = {"the article's, with imgaug": augment.train_transform, "flips": augment.FlipTransform}
     sets = {(source, name): ObjectDataset(samples, vocab, f(args.size, 0), cache=args.size if source == "memory" else None)
             for name, f in kinds.items() for source in ("files", "memory")}
     for ds in sets.values(): run(ds, args.bs)      # fills the memory, and warms the file system's

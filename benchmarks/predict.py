@@ -18,7 +18,7 @@ from common import Clock, any_picture, fit_ssdlite, learner, machine, shapes, ss
 from torchvision.transforms.functional import pil_to_tensor
 
 from ssd_tutorial import predict
-from ssd_tutorial.data import load_image
+from ssd_tutorial.readers import load_image
 from ssd_tutorial.predict import Detector
 
 PARTS = ["reading", "resizing", "normalising", "model", "decoding", "suppression", "the rest"]

@@ -24,7 +24,8 @@ import torch
 from common import end_workers, fit_ssdlite, learner, machine, shapes, ssdlite, ssdlite_found, table
 
 from ssd_tutorial.boxes import xyxy_to_cxcywh
-from ssd_tutorial.data import Vocab, image_size, read_voc
+from ssd_tutorial.readers import image_size, read_voc
+from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate, score_detections
 from ssd_tutorial.predict import Detections, Detector
 

@@ -9,8 +9,14 @@ from api import ROOT, linked, modules
 HEAD = re.compile(r"(?:#\|.*(?:\n|$))+")                       # the lines `#| name: value` that begin a cell
 BADGE = re.compile(r"^\[!\[.*\]\(.*\)\n?", re.MULTILINE)       # pictures of other hosts; the page has buttons of its own
 MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MULTILINE)    # in the list of chapters
-CONTENTS = """
+START = """
 
+```{toctree}
+:hidden:
+:caption: Start
+first_look
+```"""
+CONTENTS = """
 ```{toctree}
 :hidden:
 :glob:
@@ -26,6 +32,8 @@ tutorials/*
 ```{toctree}
 :hidden:
 :caption: Reference
+glossary
+differences
 api/index
 ```
 """
@@ -70,7 +78,7 @@ def page(nb, name):
     run = json.loads((ROOT/"docs"/"runs.json").read_text()).get(name)
     first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
     if run: first["source"] = re.sub(r"^(> .*\n?)", lambda m: f"{m[0]}\n{ran_on(run)}\n", first["source"], count=1, flags=re.MULTILINE)
-    if name == "index": first["source"] += CONTENTS
+    if name == "index": first["source"] += START * (ROOT/"nbs"/"first_look.ipynb").exists() + CONTENTS
 
 
 def sized(app, pagename, template, context, doctree):

@@ -6,13 +6,13 @@
 __all__ = ['SHAPES', 'shape_corners', 'draw_shape', 'toy_sample', 'make_shapes']
 
 # %% ../nbs/02_shapes.ipynb #9fade628
-import json, math, os, random, tempfile
+import json, math, random
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .data import Sample, read_coco
+from .readers import Sample, atomic_write, read_coco
 
 # %% ../nbs/02_shapes.ipynb #41466996
 def _ring(n, radii=(1.,), start=-90):
@@ -134,15 +134,14 @@ def _write_shapes(path, n, seed, info):
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(SHAPES)
     coco = dict(info=info, images=[], annotations=[], categories=[dict(id=i, name=c) for i, c in enumerate(names, 1)])
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}-') as tmp:
-        (Path(tmp)/'set'/'train').mkdir(parents=True)
+    with atomic_write(path) as part:
+        (part/'train').mkdir(parents=True)
         for i in range(n):
             image, boxes, labels = _draw_picture(i, seed)
             coco['images'].append(dict(id=i, file_name=f'{i:06d}.jpg', width=image.width, height=image.height))
             coco['annotations'] += [dict(id=len(coco['annotations']) + k, image_id=i, category_id=names.index(l) + 1,
                                          bbox=[x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)])
                                     for k, ((x1, y1, x2, y2), l) in enumerate(zip(boxes, labels))]
-            image.save(Path(tmp)/'set'/'train'/f'{i:06d}.jpg', quality=90)
-        (Path(tmp)/'set'/'train.json').write_text(json.dumps(coco))
+            image.save(part/'train'/f'{i:06d}.jpg', quality=90)
+        (part/'train.json').write_text(json.dumps(coco))
         if path.exists(): path.rmdir()    # empty, as `make_shapes` has seen
-        os.replace(Path(tmp)/'set', path)

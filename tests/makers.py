@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ssd_tutorial.data import Sample
+from ssd_tutorial.readers import Sample
 
 RED, GREEN, BLUE = (220, 30, 30), (30, 220, 30), (30, 30, 220)
 

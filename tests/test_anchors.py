@@ -12,8 +12,11 @@ from torchvision.ops import box_iou as torchvisions_iou
 
 from makers import noise, picture, random_batch, truncate
 from plain import plain_decode, plain_encode, plain_iou, plain_match
-from ssd_tutorial.anchors import Anchors, SSDCoder, TanhCoder, coverage, decode_boxes, make_anchors, match, show_coverage, suggest_anchors
-from ssd_tutorial.data import Sample
+from ssd_tutorial.anchors import (
+    Anchors, SSDCoder, TanhCoder, coverage, decode_boxes, make_anchors, match, show_coverage,
+    suggest_anchors
+)
+from ssd_tutorial.readers import Sample
 
 ANCHORS = {1: make_anchors(grids=(1,)), 16: make_anchors(), 189: make_anchors((4, 2, 1), (.7, 1., 1.3), ((1., 1.), (1., .5), (.5, 1.)))}
 counts = st.lists(st.integers(0, 6), min_size=1, max_size=4)
@@ -255,7 +258,7 @@ def test_coverage_is_counted_directly(tmp_path, n, thresh, flat):
     assert c.best.tolist() == pytest.approx(best, abs=1e-6) and c.positives.tolist() == positives
     area = [(x2 - x1) * (y2 - y1) / 64 / 48 for s in samples for x1, y1, x2, y2 in s.boxes.tolist()]
     assert c.side.tolist() == pytest.approx([math.sqrt(max(0, a)) for a in area])
-    assert c.labels == [l for s in samples for l in s.labels] and c.iou_thresh == thresh
+    assert c.labels == [l for s in samples for l in s.labels] and c.match_thresh == thresh
 
 
 def test_the_table_of_coverage(tmp_path):

@@ -9,8 +9,11 @@ from PIL import Image, ImageDraw
 from torch.testing import assert_close
 
 from makers import BLUE, GREEN, RED
-from ssd_tutorial.augment import ImgaugTransform, flip_transform, iaa, resize_transform, train_transform
-from ssd_tutorial.data import ObjectDataset, Sample, Vocab, denormalize, keep_visible
+from ssd_tutorial.augment import (
+    ImgaugTransform, FlipTransform, iaa, ResizeTransform, train_transform
+)
+from ssd_tutorial.readers import Sample
+from ssd_tutorial.data import ObjectDataset, Vocab, denormalize, keep_visible
 
 COLORS = dict(red=RED, green=GREEN, blue=BLUE)
 VOCAB = Vocab(['red', 'green', 'blue'])
@@ -38,7 +41,7 @@ def colour_at(image, box):
 def far(size, seed): return ImgaugTransform(iaa.Affine(translate_percent=(-.6, .6), rotate=(-5, 5), scale=(.5, 1.5)), size, seed)
 
 
-@pytest.mark.parametrize('make', [train_transform, flip_transform, far])
+@pytest.mark.parametrize('make', [train_transform, FlipTransform, far])
 def test_a_label_travels_with_its_box(six, make):
     "A check that the shift of labels against boxes after some boxes have left would fail."
     ds = ObjectDataset([six], VOCAB, make(160, seed=7))
@@ -68,7 +71,7 @@ def test_when_all_boxes_leave_the_plain_resize_stands_in(six):
     gone = ImgaugTransform(iaa.Affine(translate_percent=dict(x=2.)), 64)
     image, boxes, labels = gone(np.array(Image.open(six.path)), six.boxes, np.arange(6))
     assert not len(keep_visible(torch.as_tensor(boxes), torch.as_tensor(labels), 64, 64)[1])
-    moved, plain = (ObjectDataset([six], VOCAB, t)[0] for t in (gone, resize_transform(64)))
+    moved, plain = (ObjectDataset([six], VOCAB, t)[0] for t in (gone, ResizeTransform(64)))
     for got, want in zip(moved, plain): assert_close(got, want)
 
 
@@ -76,7 +79,7 @@ def test_when_all_boxes_leave_the_plain_resize_stands_in(six):
 def test_flips_and_upside_down(six, vertical, ways):
     "The first rectangle is red, the last green: where the first ends up tells what was done, and all others must agree."
     x1, y1, x2, y2 = six.boxes.T / np.array([[270], [220], [270], [220]])
-    ds, seen = ObjectDataset([six], VOCAB, flip_transform(96, 5, vertical)), []
+    ds, seen = ObjectDataset([six], VOCAB, FlipTransform(96, 5, vertical)), []
     for _ in range(40):
         x, boxes, labels = ds[0]
         flips = [(fx, fy) for fx in (0, 1) for fy in (0, 1) if np.allclose(
@@ -95,7 +98,7 @@ def test_a_picture_without_objects_is_augmented_too(tmp_path):
     assert labels.tolist() == [0] and boxes.tolist() == [[0] * 4]
 
 
-@pytest.mark.parametrize('make', [train_transform, flip_transform])
+@pytest.mark.parametrize('make', [train_transform, FlipTransform])
 def test_the_seed_repeats_and_no_argument_changes(six, make):
     image, labels = np.array(Image.open(six.path)), np.arange(6)
     before = image.copy(), six.boxes.copy(), labels.copy()
@@ -105,7 +108,7 @@ def test_the_seed_repeats_and_no_argument_changes(six, make):
     assert all(np.array_equal(p, q) for p, q in zip(before, (image, six.boxes, labels)))
 
 
-@pytest.mark.parametrize('make', [train_transform, flip_transform, resize_transform])
+@pytest.mark.parametrize('make', [train_transform, FlipTransform, ResizeTransform])
 def test_transforms_can_be_pickled(six, make):
     image, boxes, labels = pickle.loads(pickle.dumps(make(32)))(np.array(Image.open(six.path)), six.boxes, np.arange(6))
     assert image.shape == (32, 32, 3) and len(boxes) == len(labels) == 6

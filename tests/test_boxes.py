@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torchvision import ops
 
-from ssd_tutorial.boxes import box_area, box_fault, box_iou, clip_boxes, cxcywh_to_xyxy, xyxy_to_cxcywh
+from ssd_tutorial.boxes import (
+    box_area, box_fault, box_iou, clip_boxes, cxcywh_to_xyxy, xyxy_to_cxcywh
+)
 
 number = st.floats(-2, 2, width=32)
 side = st.floats(0, 2, width=32).map(lambda v: 0. if v < 1e-3 else v)

@@ -15,7 +15,10 @@ from torchvision import models
 
 from makers import coco_dict, make_coco, make_voc, noise, picture, speak_up, truncate, voc_object, voc_xml
 from ssd_tutorial.anchors import SSDCoder, make_anchors
-from ssd_tutorial.cli import evaluate_folder, predict_files, read_folder, ssd_evaluate, ssd_predict, ssd_train
+from ssd_tutorial.recipes import read_folder
+from ssd_tutorial.cli import (
+    evaluate_folder, predict_files, ssd_evaluate, ssd_predict, ssd_train
+)
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate
 from ssd_tutorial.model import grid_sizes, ssd_model
@@ -306,8 +309,8 @@ def test_the_command_prints_the_table_and_the_errors(command, detector, coco, ca
 
 
 def test_each_picture_is_looked_at_once(detector, coco, monkeypatch):
-    d, looked, ask = Detector.load(detector), [], Detector.boxes_and_scores
-    monkeypatch.setattr(Detector, 'boxes_and_scores', lambda self, images: looked.extend(images) or ask(self, images))
+    d, looked, ask = Detector.load(detector), [], Detector.decode_predictions
+    monkeypatch.setattr(Detector, 'decode_predictions', lambda self, images: looked.extend(images) or ask(self, images))
     report = evaluate_folder(coco, detector)
     assert sorted(looked) == sorted(s.path for s in report.samples) and len(looked) == 3
     want = evaluate(d, report.samples)

@@ -10,9 +10,16 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from makers import coco_dict, make_coco, make_voc, noise, picture, samples, truncate, voc_object, voc_xml
-from ssd_tutorial.augment import ImgaugTransform, flip_transform, iaa, resize_transform, train_transform
-from ssd_tutorial.data import (ObjectDataset, Sample, Vocab, check_images, denormalize, image_size, image_tensor, keep_visible, load_image,
-                               normalize, pad_objects, pascal_2007, read_coco, read_voc, resize_sample, split_samples, ssd_dataloaders)
+from ssd_tutorial.augment import (
+    ImgaugTransform, FlipTransform, iaa, ResizeTransform, train_transform
+)
+from ssd_tutorial.readers import (
+    Sample, check_images, image_size, load_image, pascal_2007, read_coco, read_voc
+)
+from ssd_tutorial.data import (
+    ObjectDataset, Vocab, denormalize, image_tensor, keep_visible, normalize, pad_objects,
+    resize_sample, split_samples, ssd_dataloaders
+)
 
 VOCAB = Vocab('abc')
 
@@ -324,7 +331,7 @@ def test_vocab_refuses_what_it_does_not_know(tmp_path):
     assert len(v) == 3 and v[0] == 'bg' and [v.index(n) for n in v.names] == [0, 1, 2] and Vocab(v.names).names == v.names
     assert "'dgo'" in message(ValueError, v.index, 'dgo') and "is it 'dog'" in message(ValueError, v.index, 'dgo')
     for names in ([], ['bg'], ['cat', 'cat'], ['cat', 'bg']): message(ValueError, Vocab, names)
-    said = message(ValueError, ObjectDataset, [Sample(tmp_path/'7.jpg', [[0, 0, 5, 5]], ['cart'])], v, resize_transform(8))
+    said = message(ValueError, ObjectDataset, [Sample(tmp_path/'7.jpg', [[0, 0, 5, 5]], ['cart'])], v, ResizeTransform(8))
     for piece in ('7.jpg', "'cart'", "is it 'cat'"): assert piece in said
 
 
@@ -394,7 +401,7 @@ def test_keep_visible_keeps_labels_with_their_boxes(seed, share):
 # ---- data set and loaders
 
 def dataset(folder, n=6, objects=lambda i: 1, **kw):
-    return ObjectDataset(samples(folder, n, objects=objects), VOCAB, resize_transform(16), **kw)
+    return ObjectDataset(samples(folder, n, objects=objects), VOCAB, ResizeTransform(16), **kw)
 
 
 def test_dataset_items(tmp_path):
@@ -406,7 +413,7 @@ def test_dataset_items(tmp_path):
         assert_close(boxes[:i], torch.tensor(ds.samples[i].boxes) / torch.tensor([64, 48, 64, 48]))
 
 
-def test_empty_dataset(): assert 'empty' in message(ValueError, ObjectDataset, [], VOCAB, resize_transform(8))
+def test_empty_dataset(): assert 'empty' in message(ValueError, ObjectDataset, [], VOCAB, ResizeTransform(8))
 
 
 def test_too_many_objects_names_the_picture(tmp_path):
@@ -474,7 +481,7 @@ def far(size, seed): return ImgaugTransform(iaa.Affine(translate_percent=(-.9, .
 def same_items(a, b): return all(torch.equal(x, y) for i, j in zip(a, b, strict=True) for x, y in zip(i, j, strict=True))
 
 
-@pytest.mark.parametrize('make', [lambda size, seed: resize_transform(size), train_transform, flip_transform, far])
+@pytest.mark.parametrize('make', [lambda size, seed: ResizeTransform(size), train_transform, FlipTransform, far])
 @pytest.mark.parametrize('size', [16, 48, 100])
 def test_items_are_the_same_with_and_without_a_cache(tmp_path, make, size):
     "For three epochs: the first fills it. A square picture of the final size and one without objects are among them."
@@ -492,7 +499,7 @@ def test_a_picture_is_read_once(tmp_path):
 
 
 def test_a_black_picture_is_kept_too(tmp_path):
-    ds = ObjectDataset([Sample(picture(tmp_path/'x.png', color=(0, 0, 0)), [], [])], VOCAB, resize_transform(8), cache=8)
+    ds = ObjectDataset([Sample(picture(tmp_path/'x.png', color=(0, 0, 0)), [], [])], VOCAB, ResizeTransform(8), cache=8)
     first = [ds[0]]
     (tmp_path/'x.png').unlink()
     assert same_items(first, [ds[0]])
@@ -506,7 +513,7 @@ def test_a_transform_that_paints_on_its_picture_does_not_paint_on_the_cache(tmp_
     assert ds.cache.images[0].any() and (found[0].boxes == before).all()
 
 
-@pytest.mark.parametrize('make', [lambda size, seed: resize_transform(size), flip_transform])
+@pytest.mark.parametrize('make', [lambda size, seed: ResizeTransform(size), FlipTransform])
 def test_workers_fill_one_cache_for_all(tmp_path, make):
     "What a worker has read, the parent and the other worker need not read again."
     found = samples(tmp_path, 6)

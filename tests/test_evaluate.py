@@ -14,10 +14,17 @@ from PIL import Image
 from makers import samples as noise_samples
 from ssd_tutorial.anchors import Anchors, make_anchors, match
 from ssd_tutorial.boxes import box_iou, cxcywh_to_xyxy
-from ssd_tutorial.data import Sample, Vocab, image_size
-from ssd_tutorial.evaluate import (ALARMS, MISSES, Errors, MeanAP, average_precision, coco_aps, detection_kinds, evaluate, find_errors, find_hits,
-                                   mean_ap, miss_reasons, pr_curves, precision_recall, score_detections, show_errors, verdict_rows)
-from ssd_tutorial.predict import Detections, suppress
+from ssd_tutorial.readers import Sample, image_size
+from ssd_tutorial.data import Vocab
+from ssd_tutorial.evaluate import (
+    MeanAP, average_precision, coco_aps, evaluate, match_detections, mean_ap, pr_curves,
+    precision_recall, score_detections, scored_outcomes
+)
+from ssd_tutorial.errors import (
+    FALSE_POSITIVES, FALSE_NEGATIVES, Errors, detection_status, find_errors, miss_reasons,
+    show_errors
+)
+from ssd_tutorial.predict import Detections, non_max_suppression
 
 VOCAB = Vocab('abcd')
 THRESHOLDS = np.arange(50, 100, 5) / 100
@@ -65,10 +72,10 @@ def by_pycocotools(found, samples):
     return np.where(aps < 0, np.nan, aps)
 
 
-def by_hand(found, samples, iou_thresh):
+def by_hand(found, samples, nms_thresh):
     "AP per class with COCO's rule; NaN for a class that is absent. Of two equal overlaps COCO takes the later object, so turn them round."
     turned = [Sample(s.path, s.boxes[::-1], s.labels[::-1], s.difficult[::-1]) for s in samples]
-    curves = pr_curves(verdict_rows(found, turned, iou_thresh=iou_thresh, retry=True), turned)
+    curves = pr_curves(scored_outcomes(found, turned, nms_thresh=nms_thresh, retry=True), turned)
     return [curves[n].ap(101) if n in curves else np.nan for n in VOCAB.names[1:]]
 
 
@@ -143,7 +150,7 @@ def plain_voc(found, samples, name, points):
 @given(pictures(difficult=st.booleans()), st.sampled_from([None, 11]))
 def test_voc_is_the_plain_count(pairs, points):
     found, samples = zip(*pairs)
-    curves = pr_curves(verdict_rows(found, samples), samples)
+    curves = pr_curves(scored_outcomes(found, samples), samples)
     plain = {n: ap for n in 'abcd' if (ap := plain_voc(found, samples, n, points)) is not None}
     assert {n: c.ap(points) for n, c in curves.items()} == pytest.approx(plain)
     assert mean_ap(curves, points) == pytest.approx(np.mean(list(plain.values())) if plain else np.nan, nan_ok=True)
@@ -152,7 +159,7 @@ def test_voc_is_the_plain_count(pairs, points):
 @given(pictures(difficult=st.booleans()), st.booleans())
 def test_each_object_is_taken_once(pairs, retry):
     for found, sample in pairs:
-        verdict, index = find_hits(found, sample, retry=retry)
+        verdict, index = match_detections(found, sample, retry=retry)
         assert verdict.shape == index.shape == (len(found),) and (index[verdict != 0] >= 0).all()
         hits = index[verdict == 1].tolist()
         assert len(set(hits)) == len(hits) and not any(sample.difficult[o] for o in hits)
@@ -177,19 +184,19 @@ def test_two_stars_nearly_upon_each_other():
     "Both detections prefer the left object: VOC's rule loses the second, COCO's lets it take the right one."
     sample = Sample('x', [[0, 0, 10, 10], [2, 0, 12, 10]], ['a', 'a'])
     found = detections([((0, 0, 10, 10), 'a', .9), ((0, 0, 11, 10), 'a', .8), ((0, 0, 10, 9), 'a', .7)])
-    assert [x.tolist() for x in find_hits(found, sample)] == [[1, 0, 0], [0, 0, 0]]
-    assert [x.tolist() for x in find_hits(found, sample, retry=True)] == [[1, 1, 0], [0, 1, -1]]
-    assert find_hits(detections([((2, 0, 11, 10), 'a', .5)]), sample)[1].tolist() == [1]                 # the best, not the first
+    assert [x.tolist() for x in match_detections(found, sample)] == [[1, 0, 0], [0, 0, 0]]
+    assert [x.tolist() for x in match_detections(found, sample, retry=True)] == [[1, 1, 0], [0, 1, -1]]
+    assert match_detections(detections([((2, 0, 11, 10), 'a', .5)]), sample)[1].tolist() == [1]                 # the best, not the first
     hard = replace(sample, difficult=[True, True])
-    assert find_hits(found, hard)[0].tolist() == find_hits(found, hard, retry=True)[0].tolist() == [-1, -1, -1]
+    assert match_detections(found, hard)[0].tolist() == match_detections(found, hard, retry=True)[0].tolist() == [-1, -1, -1]
 
 
 def test_the_order_of_detections_matters_for_equal_scores_only():
     sample = Sample('x', [[0, 0, 4, 4]], ['a'])
     rows = [((0, 0, 4, 4), 'a', .5), ((0, 0, 4, 3), 'a', .75)]
-    assert find_hits(detections(rows), sample)[0].tolist() == [0, 1] and find_hits(detections(rows[::-1]), sample)[0].tolist() == [1, 0]
+    assert match_detections(detections(rows), sample)[0].tolist() == [0, 1] and match_detections(detections(rows[::-1]), sample)[0].tolist() == [1, 0]
     equal = [(b, l, .5) for b, l, _ in rows]
-    assert find_hits(detections(equal), sample)[0].tolist() == find_hits(detections(equal[::-1]), sample)[0].tolist() == [1, 0]
+    assert match_detections(detections(equal), sample)[0].tolist() == match_detections(detections(equal[::-1]), sample)[0].tolist() == [1, 0]
 
 
 def report_of(*pairs, vocab=VOCAB): return score_detections([f for f, _ in pairs], [s for _, s in pairs], vocab)
@@ -254,15 +261,15 @@ class Oracle:
     vocab = VOCAB
     def __init__(self, boxes, scores, anchors): self.boxes, self.scores, self.anchors, self.calls = boxes, scores, anchors, []
 
-    def boxes_and_scores(self, paths):
+    def decode_predictions(self, paths):
         self.calls.append(len(paths))
         return self.boxes.expand(len(paths), -1, -1), self.scores.expand(len(paths), -1, -1), [Image.open(p) for p in paths]
 
-    def predict(self, paths, score_thresh=.3, iou_thresh=.5):
-        boxes, scores, images = self.boxes_and_scores(paths)
+    def predict(self, paths, score_thresh=.3, nms_thresh=.5):
+        boxes, scores, images = self.decode_predictions(paths)
         scale = [torch.tensor([*im.size] * 2) for im in images]
         return [Detections((b * k).numpy(), [self.vocab[i] for i in l.tolist()], s.numpy(), im)
-                for (b, l, s), k, im in zip(suppress(boxes, scores, score_thresh, iou_thresh), scale, images)]
+                for (b, l, s), k, im in zip(non_max_suppression(boxes, scores, score_thresh, nms_thresh), scale, images)]
 
 
 def noisy_oracle(seed=0, n=40):
@@ -290,14 +297,14 @@ def test_every_object_and_every_detection_has_its_word(tmp_path, seed, score_thr
     oracle = noisy_oracle(seed)
     errors, found = find_errors(oracle, data, score_thresh), oracle.predict([s.path for s in data], score_thresh)
     for p, s, f in zip(errors.pictures, data, found):
-        assert p.sample is s and len(p.fates) == len(s.labels) and set(p.fates) <= {'found', 'difficult', *MISSES}
-        assert np.allclose(p.found.boxes, f.boxes) and p.found.labels == f.labels and set(p.kinds) <= {'hit', 'ignored', *ALARMS}
-        assert [k == 'hit' for k in p.kinds] == (find_hits(f, s)[0] == 1).tolist()
+        assert p.sample is s and len(p.fates) == len(s.labels) and set(p.fates) <= {'found', 'difficult', *FALSE_NEGATIVES}
+        assert np.allclose(p.found.boxes, f.boxes) and p.found.labels == f.labels and set(p.kinds) <= {'hit', 'ignored', *FALSE_POSITIVES}
+        assert [k == 'hit' for k in p.kinds] == (match_detections(f, s)[0] == 1).tolist()
         assert p.fates.count('found') == p.kinds.count('hit') and [x == 'difficult' for x in p.fates] == s.difficult
     for f, g in zip(errors.found, oracle.predict([s.path for s in data], .01)):
         assert np.array_equal(f.boxes, g.boxes) and f.labels == g.labels and np.array_equal(f.scores, g.scores) and f.image is None
-    mean = mean_ap(pr_curves(verdict_rows(found, data), data), 101)
-    every = [('missed', k) for k in MISSES] + [('false alarm', k) for k in ALARMS]
+    mean = mean_ap(pr_curves(scored_outcomes(found, data), data), 101)
+    every = [('missed', k) for k in FALSE_NEGATIVES] + [('false alarm', k) for k in FALSE_POSITIVES]
     assert errors.map50() == pytest.approx(mean) and errors.map50(*every) == pytest.approx(1)
     assert sum(n for _, n, _ in errors.rows) == sum(p.errors for p in errors.pictures) and all(g >= -1e-9 for *_, g in errors.rows)
 
@@ -353,7 +360,7 @@ def test_reasons_mean_what_they_say(seed, n):
     truth = cxcywh_to_xyxy(torch.rand(n, 4, generator=g) * .4 + .3)
     labels = torch.randint(1, 5, (n,), generator=g)
     reasons, m = miss_reasons(oracle.boxes, oracle.scores, anchors, truth, labels, .5), match(anchors, truth, labels)
-    assert len(reasons) == n and set(reasons) <= set(MISSES)
+    assert len(reasons) == n and set(reasons) <= set(FALSE_NEGATIVES)
     for i, (t, l, why) in enumerate(zip(truth, labels, reasons)):
         good = box_iou(t[None], oracle.boxes)[0] >= .5
         seen = bool((good & (oracle.scores[:, l - 1] >= .5)).any())
@@ -371,7 +378,7 @@ def test_reasons_mean_what_they_say(seed, n):
     (((2, 2, 2, 2), 'a', .9), 'background')])
 def test_kinds_of_detections(row, kind):
     truth = Sample('x', [[0, 0, 4, 4], [10, 0, 14, 4], [20, 0, 24, 4]], ['a', 'b', 'a'], [False, False, True])
-    assert detection_kinds(detections([((0, 0, 4, 4), 'a', .8), row]), truth)[1] == kind
+    assert detection_status(detections([((0, 0, 4, 4), 'a', .8), row]), truth)[1] == kind
 
 
 def test_mending_gains_what_one_can_work_out(tmp_path):
@@ -403,13 +410,13 @@ def test_a_box_in_pixels_is_compared_in_shares_of_its_picture(tmp_path):
 def test_pictures_of_errors(tmp_path):
     data = noise_samples(tmp_path, 5, objects=lambda i: 8 - 2 * i)
     errors = find_errors(noisy_oracle(), data, .8)
-    drawn = lambda p: len(p.kinds) + sum(f in MISSES for f in p.fates)
+    drawn = lambda p: len(p.kinds) + sum(f in FALSE_NEGATIVES for f in p.fates)
     worst = sorted(errors.pictures, key=lambda p: -p.errors)
     assert worst[0].errors > errors.pictures[0].errors                    # the first is not the worst
     fig = errors.show(n=2)
     assert isinstance(fig, plt.Figure) and [len(a.patches) for a in fig.axes] == [drawn(worst[0]), drawn(worst[1]), 0]
     texts = [t.get_text() for t in fig.axes[0].texts]
-    names = [f'{n}: {f}' for n, f in zip(worst[0].sample.labels, worst[0].fates) if f in MISSES]
+    names = [f'{n}: {f}' for n, f in zip(worst[0].sample.labels, worst[0].fates) if f in FALSE_NEGATIVES]
     said = zip(worst[0].found.labels, worst[0].found.scores, worst[0].kinds)
     assert texts == names + [f'{n} {s:.2f}' + f' {k}' * (k != 'hit') for n, s, k in said]
     places = [t.get_position() for t in fig.axes[0].texts]
@@ -449,8 +456,8 @@ def test_the_metric_counts_as_the_report_does(sizes):
         for part in zip(*(t.split(list(sizes)) for t in (epoch_scores, boxes, truth, labels))):
             learn.pred, learn.yb = part[:2], part[2:]
             metric.accumulate(learn)
-    kept = suppress(boxes.clamp(0, 1), scores[..., 1:].sigmoid(), .2, .5)
+    kept = non_max_suppression(boxes.clamp(0, 1), scores[..., 1:].sigmoid(), .2, .5)
     found = [Detections(b.numpy(), [VOCAB[i] for i in l], s.numpy(), None) for b, l, s in kept]
     samples = [Sample('x', b[l > 0], [VOCAB[i] for i in l if i]) for b, l in zip(truth, labels)]
     assert metric.name == 'map50' and 0 < metric.value < 1
-    assert metric.value == pytest.approx(mean_ap(pr_curves(verdict_rows(found, samples), samples), 101))
+    assert metric.value == pytest.approx(mean_ap(pr_curves(scored_outcomes(found, samples), samples), 101))

@@ -9,7 +9,9 @@ from torchvision.ops import sigmoid_focal_loss
 from makers import random_batch
 from plain import plain_class_loss, plain_hardest, plain_loss, plain_multibox_loss
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors, match
-from ssd_tutorial.loss import BCELoss, FocalLoss, HardNegativeLoss, MultiBoxLoss, SSDLoss, box_l1
+from ssd_tutorial.loss import (
+    BCELoss, FocalLoss, HardNegativeLoss, MultiBoxLoss, SSDLoss, box_l1
+)
 
 ANCHORS = {16: make_anchors(), 189: make_anchors((4, 2, 1), (.7, 1., 1.3), ((1., 1.), (1., .5), (.5, 1.)))}
 seeds = st.integers(0, 2**31)
@@ -89,7 +91,7 @@ def test_what_is_summed_and_what_is_not():
 @pytest.mark.parametrize('gap', [None, .2])
 def test_boxes_of_no_area_and_unlabelled_rows_count_for_nothing(gap):
     preds, boxes, labels = random_batch([2, 1], 189, 5, 0)
-    loss = MultiBoxLoss(ANCHORS[189], 5, bg_thresh=gap)
+    loss = MultiBoxLoss(ANCHORS[189], 5, neg_thresh=gap)
     flat = torch.tensor([[[.2, .3, .2, .6]], [[.7, .7, .1, .1]]])
     want, got = (value_and_gradients(loss, preds, *t) for t in [(boxes, labels), (torch.cat([boxes, flat], 1), F.pad(labels, (0, 1), value=3))])
     for g, w in zip(got, want): assert_close(g, w)

@@ -6,7 +6,9 @@ from torch.testing import assert_close
 
 from makers import speak_up
 from ssd_tutorial.anchors import make_anchors
-from ssd_tutorial.model import Maps, SSDHead, flatten_cells, grid_sizes, has_bf16, ssd_body, ssd_model
+from ssd_tutorial.model import (
+    FeatureMaps, SSDHead, flatten_cells, grid_sizes, has_bf16, ssd_body, ssd_model
+)
 from ssd_tutorial.predict import class_scores
 
 
@@ -65,10 +67,10 @@ def test_bodies_by_name_at_an_odd_size(body, grids):
 
 def test_a_body_cut_into_maps_calculates_the_same():
     body = ssd_body('resnet10', pretrained=False).eval()
-    x, maps = torch.randn(1, 3, 100, 100), Maps(body, 4)
+    x, maps = torch.randn(1, 3, 100, 100), FeatureMaps(body, 4)
     assert_close(maps(x)[-1], body(x))
     assert [m.shape[1] for m in maps(x)] == maps.widths == [64, 128, 256, 512] and [m.shape[-1] for m in maps(x)] == [25, 13, 7, 4]
-    assert len(Maps(body, 1)(x)) == 1 and sum(p.numel() for p in maps.parameters()) == sum(p.numel() for p in body.parameters())
+    assert len(FeatureMaps(body, 1)(x)) == 1 and sum(p.numel() for p in maps.parameters()) == sum(p.numel() for p in body.parameters())
 
 
 @pytest.mark.parametrize('arch, n', [('resnet8', 5), ('resnet10', 6), ('mobilenet_v3_small', 6)])
@@ -82,7 +84,7 @@ def test_more_maps_than_the_body_has(arch, n):
 def test_bodies_are_cut_before_they_pool(arch, widths):
     "Some classifiers pool in a layer, others within `forward`; the last map is the body's, and all weights but the classifier's are kept."
     body = ssd_body(arch, pretrained=False).eval()
-    maps, x = Maps(body, 3), torch.randn(1, 3, 64, 64)
+    maps, x = FeatureMaps(body, 3), torch.randn(1, 3, 64, 64)
     with torch.no_grad(): assert_close(maps.eval()(x)[-1], body(x))
     assert maps.widths == widths and [m.shape[1:] for m in maps(x)] == [(w, g, g) for w, g in zip(widths, (8, 4, 2))]
     assert not any(isinstance(m, nn.Linear) for m in body.modules())

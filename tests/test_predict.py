@@ -16,10 +16,12 @@ from torchvision.ops import nms
 from makers import noise, speak_up
 from plain import plain_iou, plain_suppress
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors
-from ssd_tutorial.augment import resize_transform
+from ssd_tutorial.augment import ResizeTransform
 from ssd_tutorial.data import ObjectDataset, Vocab
 from ssd_tutorial.model import grid_sizes, ssd_model
-from ssd_tutorial.predict import Detections, Detector, class_scores, show_predictions, suppress
+from ssd_tutorial.predict import (
+    Detections, Detector, class_scores, show_predictions, non_max_suppression
+)
 from ssd_tutorial.shapes import SHAPES
 from ssd_tutorial.train import body_and_head
 
@@ -43,34 +45,34 @@ def rows_of(boxes, found, labels, k):
 
 
 @given(st.integers(1, 3), st.integers(1, 25), st.integers(1, 3), st.sampled_from([0., .3, .9]), st.sampled_from([.05, .3, .5, 1.]), seeds)
-def test_suppression_is_the_plain_loop_and_torchvisions(b, n, k, score_thresh, iou_thresh, seed):
+def test_suppression_is_the_plain_loop_and_torchvisions(b, n, k, score_thresh, nms_thresh, seed):
     boxes, scores = random_answers(seed, b, n, k)
-    got = suppress(boxes, scores, score_thresh, iou_thresh)
+    got = non_max_suppression(boxes, scores, score_thresh, nms_thresh)
     assert len(got) == b
     for bx, sc, (found, labels, best) in zip(boxes, scores, got):
         rows = rows_of(bx, found, labels, k)
-        assert rows == plain_suppress(bx, sc, score_thresh, iou_thresh)
+        assert rows == plain_suppress(bx, sc, score_thresh, nms_thresh)
         for c, r in rows.items():
             sure = (sc[:, c - 1] >= score_thresh).nonzero().flatten()
-            assert r == sure[nms(bx[sure], sc[sure, c - 1], iou_thresh)].tolist()
+            assert r == sure[nms(bx[sure], sc[sure, c - 1], nms_thresh)].tolist()
         assert best.tolist() == sorted(best.tolist(), reverse=True)
         assert best.tolist() == [sc[bx.tolist().index(f), l - 1].item() for f, l in zip(found.tolist(), labels.tolist())]
 
 
 @given(st.integers(1, 3), st.integers(1, 25), st.integers(1, 3), st.sampled_from([.25, .5]), seeds)
-def test_with_ties_what_stays_does_not_overlap_and_what_goes_has_a_reason(b, n, k, iou_thresh, seed):
+def test_with_ties_what_stays_does_not_overlap_and_what_goes_has_a_reason(b, n, k, nms_thresh, seed):
     boxes, scores = random_answers(seed, b, n, k, steps=8)
-    got = suppress(boxes, scores, .25, iou_thresh)
+    got = non_max_suppression(boxes, scores, .25, nms_thresh)
     for bx, sc, (found, labels, best) in zip(boxes, scores, got):
         assert best.tolist() == sorted(best.tolist(), reverse=True)
         for c in range(1, k + 1):
             kept, s = found[labels == c], best[labels == c]
-            assert (plain_iou(kept, kept).triu(1).nan_to_num() <= iou_thresh).all()
+            assert (plain_iou(kept, kept).triu(1).nan_to_num() <= nms_thresh).all()
             for i in (sc[:, c - 1] >= .25).nonzero().flatten():
                 iou = plain_iou(bx[i][None], kept)[0].nan_to_num()
-                assert (kept == bx[i]).all(1).any() or ((iou > iou_thresh) & (s >= sc[i, c - 1])).any()
-    again = suppress(boxes, scores, .25, iou_thresh)
-    alone = [suppress(x[None], y[None], .25, iou_thresh)[0] for x, y in zip(boxes, scores)]
+                assert (kept == bx[i]).all(1).any() or ((iou > nms_thresh) & (s >= sc[i, c - 1])).any()
+    again = non_max_suppression(boxes, scores, .25, nms_thresh)
+    alone = [non_max_suppression(x[None], y[None], .25, nms_thresh)[0] for x, y in zip(boxes, scores)]
     for triples in zip(got, again, alone):
         for tensors in zip(*triples): assert torch.equal(tensors[0], tensors[1]) and torch.equal(tensors[0], tensors[2])
 
@@ -79,10 +81,10 @@ def test_with_ties_what_stays_does_not_overlap_and_what_goes_has_a_reason(b, n, 
 def test_a_large_batch_is_picture_for_picture_the_same(n, k):
     "torchvision takes another way from about a thousand boxes on."
     boxes, scores = random_answers(1, 5, n, k)
-    for bx, sc, (found, labels, _) in zip(boxes, scores, suppress(boxes, scores, .01, .6, top=10000)):
+    for bx, sc, (found, labels, _) in zip(boxes, scores, non_max_suppression(boxes, scores, .01, .6, top=10000)):
         want = {c + 1: [i for i in nms(bx, sc[:, c], .6).tolist() if sc[i, c] >= .01] for c in range(k)}
         assert rows_of(bx, found, labels, k) == want
-    for one, many in zip([suppress(x[None], y[None], .01)[0] for x, y in zip(boxes, scores)], suppress(boxes, scores, .01)):
+    for one, many in zip([non_max_suppression(x[None], y[None], .01)[0] for x, y in zip(boxes, scores)], non_max_suppression(boxes, scores, .01)):
         for a, b in zip(one, many): assert torch.equal(a, b)
 
 
@@ -91,38 +93,38 @@ def test_only_the_best_thousand_take_part():
     x, y = torch.meshgrid(torch.arange(40.), torch.arange(40.), indexing='ij')
     corner = torch.stack([x, y], -1).view(-1, 2) / 40
     boxes, scores = torch.cat([corner, corner + .02], 1)[None], torch.rand(1, 1600, 1)
-    (found, _, best), = suppress(boxes, scores, 0., top=10000)
+    (found, _, best), = non_max_suppression(boxes, scores, 0., top=10000)
     assert torch.equal(best, scores.flatten().sort(descending=True).values[:1000]) and len(found) == 1000
 
 
 def test_one_class_does_not_suppress_another_nor_one_picture_another():
     boxes = torch.tensor([.2, .2, .6, .6]).expand(3, 4, 4)
-    for found, labels, best in suppress(boxes, torch.full((3, 4, 5), .7)):
+    for found, labels, best in non_max_suppression(boxes, torch.full((3, 4, 5), .7)):
         assert sorted(labels.tolist()) == [1, 2, 3, 4, 5] and len(found) == len(best) == 5
 
 
 def test_the_limits_belong_to_those_that_stay():
     "Score and overlap exactly at the threshold stay; half of a box of which the other is a half."
     boxes, scores = torch.tensor([[[0., 0, .5, .5], [0, 0, .5, .25], [0, 0, .5, .375]]]), torch.tensor([[[.75], [.5], [.25]]])
-    assert suppress(boxes, scores, .25, .5)[0][2].tolist() == [.75, .5]
-    assert suppress(boxes, scores, .5, .5)[0][2].tolist() == [.75, .5]
-    assert suppress(boxes, scores, .51, .5)[0][2].tolist() == [.75]
-    assert suppress(boxes, scores, .25, .49)[0][2].tolist() == [.75]
-    assert suppress(boxes, scores, .25, .75)[0][2].tolist() == [.75, .5, .25]
+    assert non_max_suppression(boxes, scores, .25, .5)[0][2].tolist() == [.75, .5]
+    assert non_max_suppression(boxes, scores, .5, .5)[0][2].tolist() == [.75, .5]
+    assert non_max_suppression(boxes, scores, .51, .5)[0][2].tolist() == [.75]
+    assert non_max_suppression(boxes, scores, .25, .49)[0][2].tolist() == [.75]
+    assert non_max_suppression(boxes, scores, .25, .75)[0][2].tolist() == [.75, .5, .25]
 
 
 @pytest.mark.parametrize('top', [0, 1, 3, 1000])
 def test_the_best_of_all_classes_up_to_the_limit(top):
     boxes, scores = random_answers(0, 2, 30, 3)
-    for full, cut in zip(suppress(boxes, scores, 0., 1., 90), suppress(boxes, scores, 0., 1., top)):
+    for full, cut in zip(non_max_suppression(boxes, scores, 0., 1., 90), non_max_suppression(boxes, scores, 0., 1., top)):
         assert len(full[0]) == 90
         for f, c in zip(full, cut): assert torch.equal(f[:top], c)
-    assert len(suppress(*random_answers(0, 1, 60, 3), 0., 1.)[0][0]) == 100
+    assert len(non_max_suppression(*random_answers(0, 1, 60, 3), 0., 1.)[0][0]) == 100
 
 
 @pytest.mark.parametrize('b, n, k', [(1, 1, 1), (2, 5, 3), (3, 0, 2), (0, 5, 3), (0, 0, 0), (2, 5, 0)])
 def test_nothing_to_keep(b, n, k):
-    for found, labels, best in suppress(torch.zeros(b, n, 4), torch.zeros(b, n, k)):
+    for found, labels, best in non_max_suppression(torch.zeros(b, n, 4), torch.zeros(b, n, k)):
         assert found.shape == (0, 4) and labels.shape == best.shape == (0,) and labels.dtype == torch.int64
 
 
@@ -131,24 +133,24 @@ def test_of_equal_scores_the_first_stays():
     boxes = torch.tensor([.2, .2, .6, .6]).repeat(1, 3000, 1) + torch.arange(3000)[None, :, None] * 1e-6
     boxes[0, [1500, 2500]] = torch.tensor([.7, .7, .9, .9])
     for scores in (torch.full((1, 3000, 1), .5), torch.where(torch.arange(3000) % 7 == 3, .5, .25)[None, :, None]):
-        (found, _, best), = suppress(boxes[:, :900], scores[:, :900])
+        (found, _, best), = non_max_suppression(boxes[:, :900], scores[:, :900])
         assert torch.equal(found[0], boxes[0, scores[0, :900, 0].argmax()]) and best[0] == .5
     scores = torch.full((1, 3000, 1), .1)
     scores[0, 1500:1510] = scores[0, 2490:2510] = .5
-    (found, _, _), = suppress(boxes, scores)
+    (found, _, _), = non_max_suppression(boxes, scores)
     assert torch.equal(found, boxes[0, [1500, 1501]])
 
 
 def test_pictures_with_and_without_objects_in_one_batch():
     boxes, scores = random_answers(0, 3, 8, 2)
     scores[1] = 0
-    got = suppress(boxes, scores, .5)
+    got = non_max_suppression(boxes, scores, .5)
     assert [len(g[0]) > 0 for g in got] == [True, False, True]
 
 
 def test_boxes_of_no_area_suppress_nothing():
     boxes = torch.tensor([[[.5, .5, .5, .5], [.5, .5, .5, .5], [.4, .4, .6, .6]]])
-    assert len(suppress(boxes, torch.tensor([[[.9], [.8], [.7]]]))[0][0]) == 3
+    assert len(non_max_suppression(boxes, torch.tensor([[[.9], [.8], [.7]]]))[0][0]) == 3
 
 
 # ---- detector
@@ -289,17 +291,17 @@ def test_one_at_a_time_or_many_at_once(detector, tmp_path):
     found = detector.predict(files, .65)
     assert len(found) == 34 and len({d.image.size for d in found}) == 34
     for i in (0, 5, 31, 32, 33): assert_alike(detector.predict(files[i], .65), found[i])
-    boxes, scores, pictures = detector.boxes_and_scores(files[:3])
+    boxes, scores, pictures = detector.decode_predictions(files[:3])
     n = len(detector.anchors)
     assert boxes.shape == (3, n, 4) and scores.shape == (3, n, 3) and [p.size for p in pictures] == [(40 + i, 90 - i) for i in range(3)]
     for i in range(3):
-        for one, many in zip(detector.boxes_and_scores(files[i:i + 1]), (boxes, scores)): assert_close(one[0], many[i], rtol=1e-4, atol=1e-4)
+        for one, many in zip(detector.decode_predictions(files[i:i + 1]), (boxes, scores)): assert_close(one[0], many[i], rtol=1e-4, atol=1e-4)
     assert (boxes >= 0).all() and (boxes <= 1).all() and (scores > 0).all() and (scores < 1).all()
 
 
 def test_predictions_are_decoded_and_suppressed(detector, tmp_path):
     file = noise(tmp_path/'x.png', (90, 60))
-    (boxes, scores, _), d = detector.boxes_and_scores([file]), detector.predict(file, .65, .4)
+    (boxes, scores, _), d = detector.decode_predictions([file]), detector.predict(file, .65, .4)
     want = plain_suppress(boxes[0], scores[0], .65, .4)
     got = {c: [i for i, l in enumerate(d.labels) if l == 'abc'[c - 1]] for c in want}
     assert sum(map(len, want.values())) == len(d) > 0
@@ -371,7 +373,7 @@ def test_class_scores_ignore_the_background_column():
 
 def test_show_predictions_of_fewer_pictures_than_asked_for(shapes16):
     vocab = Vocab(SHAPES)
-    model, ds = ssd_model('resnet8', 9, pretrained=False), ObjectDataset(shapes16[:2], vocab, resize_transform(128))
+    model, ds = ssd_model('resnet8', 9, pretrained=False), ObjectDataset(shapes16[:2], vocab, ResizeTransform(128))
     fig = show_predictions(model, make_anchors(), ds)
     assert len(fig.axes) == 6
     plt.close(fig)

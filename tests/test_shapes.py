@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssd_tutorial.data import image_size
+from ssd_tutorial.readers import image_size
 from ssd_tutorial.shapes import SHAPES, draw_shape, make_shapes, shape_corners, toy_sample
 
 

@@ -6,12 +6,13 @@ from torch import nn
 
 from makers import samples
 from ssd_tutorial.anchors import make_anchors
-from ssd_tutorial.augment import resize_transform
+from ssd_tutorial.augment import ResizeTransform
 from ssd_tutorial.data import ObjectDataset, Vocab, ssd_dataloaders
 from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.shapes import SHAPES
-from ssd_tutorial.train import ssd_learner, written_whole
+from ssd_tutorial.readers import atomic_write
+from ssd_tutorial.train import ssd_learner
 
 SIZE, VOCAB = 64, Vocab(SHAPES)
 
@@ -20,7 +21,7 @@ def learner(train, valid, bs=4, path=None, history=None, vocab=VOCAB, loss=SSDLo
     "The article's model and its anchors, or those of several grids for `MultiBoxLoss`."
     torch.manual_seed(1)
     model = ssd_model('resnet8', len(vocab), pretrained=False, maps=2 * (loss is MultiBoxLoss))
-    dls = ssd_dataloaders(*(ObjectDataset(s, vocab, resize_transform(SIZE)) for s in (train, valid)), bs=bs, num_workers=0, seed=1)
+    dls = ssd_dataloaders(*(ObjectDataset(s, vocab, ResizeTransform(SIZE)) for s in (train, valid)), bs=bs, num_workers=0, seed=1)
     if isinstance(loss, type): loss = loss(make_anchors(grid_sizes(model, SIZE), (1.5,)), len(vocab))
     return ssd_learner(dls, model, loss, history, path=path, **kwargs)
 
@@ -168,10 +169,10 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path, error):
     file = tmp_path/'x.json'
     for old in (None, 'old'):
         if old: file.write_text(old)
-        with pytest.raises(error), written_whole(file) as f:
+        with pytest.raises(error), atomic_write(file) as f:
             f.write_text('half')
             raise error
         assert [p.name for p in tmp_path.iterdir()] == (['x.json'] if old else [])
     assert file.read_text() == 'old'
-    with written_whole(file) as f: f.write_text('new'); assert f.suffix == '.json' and file.read_text() == 'old'
+    with atomic_write(file) as f: f.write_text('new'); assert f.suffix == '.json' and file.read_text() == 'old'
     assert file.read_text() == 'new' and len(list(tmp_path.iterdir())) == 1
