@@ -5,10 +5,15 @@ from pathlib import Path
 from setuptools import setup
 
 here = Path(__file__).parent
-cfg = ConfigParser(delimiters=["="], interpolation=None)
-cfg.read(here/"settings.ini", encoding="utf-8")
-cfg = {k: v.replace("%(user)s", cfg["DEFAULT"]["user"]).replace("%(repo)s", cfg["DEFAULT"]["repo"])
-       for k, v in cfg["DEFAULT"].items()}
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(here/"settings.ini", encoding="utf-8")
+raw = parser["DEFAULT"]
+# some settings are written in terms of others, as nbdev reads them
+cfg = {}
+for name, value in raw.items():
+    cfg[name] = value.replace("%(user)s", raw["user"]).replace("%(repo)s", raw["repo"])
+docs = cfg["docs_requirements"].split()
+onnx = cfg["onnx_requirements"].split()
 
 setup(
     name=cfg["lib_name"],
@@ -23,10 +28,14 @@ setup(
     license_expression="Apache-2.0",
     license_files=["LICENSE"],
     packages=["ssd_tutorial"],
+    package_data={"ssd_tutorial": ["py.typed"]},  # its annotations are for type checkers, too
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": " ".join(cfg[f"{k}_requirements"] for k in ("dev", "docs", "onnx")).split(),
-                    "docs": cfg["docs_requirements"].split(), "onnx": cfg["onnx_requirements"].split()},
+    extras_require={
+        "dev": cfg["dev_requirements"].split() + docs + onnx,
+        "docs": docs,
+        "onnx": onnx,
+    },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": ["ssd_tutorial=ssd_tutorial._modidx:d"],

@@ -1,4 +1,4 @@
-"What a notebook needs to become a page: nbdev's directives become MyST-NB's tags, backticked names become links."
+"What makes a notebook a page: nbdev's directives become MyST-NB's tags, names become links."
 import json
 import re
 import struct
@@ -6,9 +6,16 @@ from base64 import b64decode
 
 from api import ROOT, linked, modules
 
-HEAD = re.compile(r"(?:#\|.*(?:\n|$))+")                       # the lines `#| name: value` that begin a cell
-BADGE = re.compile(r"^\[!\[.*\]\(.*\)\n?", re.MULTILINE)       # pictures of other hosts; the page has buttons of its own
-MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MULTILINE)    # in the list of chapters
+# the lines `#| name: value` that begin a cell
+HEAD = re.compile(r"(?:#\|.*(?:\n|$))+")
+DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?[ \t]*(.*?)\s*$", re.MULTILINE)
+# pictures of other hosts; the page has buttons of its own
+BADGE = re.compile(r"^\[!\[.*\]\(.*\)\n?", re.MULTILINE)
+# the last column in the list of chapters
+MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MULTILINE)
+SUBTITLE = re.compile(r"^(> .*\n?)", re.MULTILINE)
+SIZE = re.compile(r'style="width: ([\d.]+)px; height: ([\d.]+)px;"')
+DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.svg)"(?= />)')
 START = """
 
 ```{toctree}
@@ -43,29 +50,54 @@ def directives(source):
     "Directives at the head of a cell, and the source without them."
     head = HEAD.match(source)
     if not head: return {}, source
-    pairs = re.findall(r"^#\|\s*([\w-]+):?[ \t]*(.*?)\s*$", head[0], re.MULTILINE)
-    return {k: v[1:-1].replace('\\"', '"') if v.startswith('"') else v for k, v in pairs}, source[head.end():].lstrip("\n")
+    options = {}
+    for name, value in DIRECTIVE.findall(head[0]):
+        quoted = value.startswith('"')
+        options[name] = value[1:-1].replace('\\"', '"') if quoted else value
+    return options, source[head.end():].lstrip("\n")
 
 
 def ran_on(run):
     "The line below the subtitle."
-    return (f'<p class="run">Run on {run["date"]} in {run["seconds"]} s with Python {run["python"]}, '
-            f'{", ".join(f"{k} {v}" for k, v in run["versions"].items())}, on {run["device"]}.</p>')
+    versions = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+    return (f'<p class="run">Run on {run["date"]} in {run["seconds"]} s '
+            f'with Python {run["python"]}, {versions}, on {run["device"]}.</p>')
+
+
+def tags_of(options):
+    "MyST-NB's tags for nbdev's directives."
+    if {"hide", "default_exp"} & set(options): return ["remove-cell"]
+    if options.get("echo") == "false": return ["remove-input"]
+    if options.get("code-fold") == "true": return ["hide-input"]
+    return []
 
 
 def code_cell(cell):
     "Tags and figure of a code cell."
-    opts, cell["source"] = directives(cell["source"])
-    if {"hide", "default_exp"} & set(opts): cell["metadata"]["tags"] = ["remove-cell"]
-    elif opts.get("echo") == "false": cell["metadata"]["tags"] = ["remove-input"]
-    elif opts.get("code-fold") == "true": cell["metadata"]["tags"] = ["hide-input"]
-    cap = opts.get("fig-cap", "")
-    alt = opts.get("fig-alt") or re.sub("[`$*]", "", cap)
-    cell["metadata"]["mystnb"] = {k: v for k, v in dict(figure={"caption": linked(cap)}, image={"alt": alt}).items() if any(v.values())}
-    for o in cell["outputs"]:
-        if png := o.get("data", {}).get("image/png"):          # its size, so that the page does not jump while it loads
-            w, h = struct.unpack(">II", b64decode("".join(png).strip()[:32])[16:24])
-            o["metadata"].setdefault("image/png", {"width": w, "height": h})
+    options, cell["source"] = directives(cell["source"])
+    if tags := tags_of(options): cell["metadata"]["tags"] = tags
+    caption = options.get("fig-cap", "")
+    alt = options.get("fig-alt") or re.sub("[`$*]", "", caption)
+    figure = {}
+    if caption: figure["figure"] = {"caption": linked(caption)}
+    if alt: figure["image"] = {"alt": alt}
+    cell["metadata"]["mystnb"] = figure
+    for output in cell["outputs"]:
+        png = output.get("data", {}).get("image/png")
+        if png: output["metadata"].setdefault("image/png", size_of("".join(png).strip()))
+
+
+def size_of(png):
+    "Width and height of a picture, so that the page does not jump while it loads."
+    # they stand behind 16 bytes of header, two integers of four bytes each
+    width, height = struct.unpack(">II", b64decode(png[:32])[16:24])
+    return {"width": width, "height": height}
+
+
+def text_cell(cell):
+    "Links of a markdown cell."
+    text = BADGE.sub("", cell["source"])
+    cell["source"] = linked(MODULE.sub(r"| [`\1`](api/\1.md) |", text))
 
 
 def page(nb, name):
@@ -73,23 +105,30 @@ def page(nb, name):
     for cell in nb["cells"]:
         cell["source"] = "".join(cell["source"])
         if cell["cell_type"] == "code": code_cell(cell)
-        elif cell["cell_type"] == "raw": cell["metadata"]["tags"] = ["remove-cell"]
-        else: cell["source"] = linked(MODULE.sub(r"| [`\1`](api/\1.md) |", BADGE.sub("", cell["source"])))
-    run = json.loads((ROOT/"docs"/"runs.json").read_text()).get(name)
+        elif cell["cell_type"] == "markdown": text_cell(cell)
+        else: cell["metadata"]["tags"] = ["remove-cell"]
     first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
-    if run: first["source"] = re.sub(r"^(> .*\n?)", lambda m: f"{m[0]}\n{ran_on(run)}\n", first["source"], count=1, flags=re.MULTILINE)
-    if name == "index": first["source"] += START * (ROOT/"nbs"/"first_look.ipynb").exists() + CONTENTS
+    run = json.loads((ROOT/"docs"/"runs.json").read_text()).get(name)
+    if run:
+        line = ran_on(run)
+        first["source"] = SUBTITLE.sub(lambda m: f"{m[0]}\n{line}\n", first["source"], count=1)
+    if name == "index": first["source"] += START + CONTENTS
 
 
 def sized(app, pagename, template, context, doctree):
-    "Sizes of pictures as attributes: a style would keep the height where the page is narrow. Drawings know their own."
-    size = r'style="width: ([\d.]+)px; height: ([\d.]+)px;"'
-    body = re.sub(size, lambda m: f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"', context.get("body", ""))
-    drawn = lambda m: m[0] + re.search(r' width="\d+" height="\d+"', (ROOT/"nbs"/"images"/m[1]).read_text(encoding="utf-8"))[0]
-    context["body"] = re.sub(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.svg)"(?= />)', drawn, body)
+    "Sizes of pictures as attributes: a style would keep the height where the page is narrow."
+    def attributes(m): return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"'
+    body = SIZE.sub(attributes, context.get("body", ""))
+
+    # drawings know their own
+    def drawn(m):
+        svg = (ROOT/"nbs"/"images"/m[1]).read_text(encoding="utf-8")
+        return m[0] + re.search(r' width="\d+" height="\d+"', svg)[0]
+    context["body"] = DRAWING.sub(drawn, body)
 
 
 def source_read(app, docname, source):
+    "The text of a page before Sphinx parses it: the list `source` holds it, and is changed."
     if not source[0].startswith("{"): return
     nb = json.loads(source[0])
     page(nb, docname)

@@ -1,10 +1,25 @@
+import functools
 import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
 from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+ALONE = 'a copy of tests/ without the repository'
+NEEDED = ('sphinx', 'myst_nb', 'sphinx_book_theme')
+EXTRA = 'the tests of the docs site need the development extra'
+SPHINX = 'sphinx -q -W --keep-going -c docs -d _proc/doctrees _proc/site _docs'
+CHROMIUM = ('chromium', 'chromium-browser', 'google-chrome')
+FLAGS = ('--no-sandbox --disable-gpu --disable-background-networking --disable-sync '
+         '--no-first-run')
 
 matplotlib.use('Agg')
 os.environ['MPLBACKEND'] = 'Agg'         # for the processes that the tests start
@@ -24,22 +39,24 @@ def shapes16(tmp_path_factory):
     return make_shapes(tmp_path_factory.mktemp('shapes')/'set', 16)
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    "Serves files and says nothing."
+    def log_message(self, *args): pass
+
+
 @pytest.fixture(scope='session')
 def site():
     "Address of the docs site, built when something has changed and served from a thread."
-    import functools, subprocess, sys, threading
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-    root = Path(__file__).parents[1]
-    if not (root/'docs'/'conf.py').is_file(): pytest.skip('the docs site is built from the sources, which are not here')
-    for name in ('sphinx', 'myst_nb', 'sphinx_book_theme'): pytest.importorskip(name, reason='the docs site needs the development extra: make docs')
-    (root/'_proc'/'site').mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, '-m', 'sphinx', *'-q -W --keep-going -c docs -d _proc/doctrees _proc/site _docs'.split()],
-                          cwd=root, capture_output=True, text=True)
+    if not (ROOT/'docs'/'conf.py').is_file(): pytest.skip(ALONE)
+    for name in NEEDED: pytest.importorskip(name, reason=EXTRA)
+    (ROOT/'_proc'/'site').mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, '-m', *SPHINX.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args): pass
-    with ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=root/'_docs')) as server:
+    handler = functools.partial(Quiet, directory=ROOT/'_docs')
+    # port 0: any that is free
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}/'
         server.shutdown()
@@ -48,12 +65,10 @@ def site():
 @pytest.fixture(scope='session')
 def browser():
     "A Chromium of the system, without a window."
-    import shutil
-    api = pytest.importorskip('playwright.sync_api', reason='the tests of the docs site need playwright, which is in the development extra')
-    path = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    api = pytest.importorskip('playwright.sync_api', reason=EXTRA)
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if not path: pytest.skip('no Chromium is installed; on Debian: apt-get install chromium')
-    flags = '--no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run'.split()
     with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=path, args=flags)
+        browser = p.chromium.launch(executable_path=path, args=FLAGS.split())
         yield browser
         browser.close()

@@ -1,7 +1,8 @@
 """Run notebooks in place and keep their outputs: run_notebooks.py [--all] NOTEBOOK...
 
-Cells flagged `#| eval: false` are left as they are, and so are notebooks with `skip_exec: true`, unless --all is given.
-What each was run on is noted in docs/runs.json, and shown on its page of the site.
+Cells flagged `#| eval: false` are left as they are, and so are notebooks with
+`skip_exec: true`, unless --all is given. What each was run on is noted in docs/runs.json, and
+shown on its page of the site.
 """
 import json
 import os
@@ -14,9 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
-from make_readme import ROOT, write
+import torch
 from nbclient import NotebookClient
 
+from ssd_tutorial.readers import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT/"docs"/"runs.json"
 SKIP = re.compile(r"^#\|\s*eval:\s*false", re.MULTILINE)
 FLAG = re.compile(r"^skip_exec:\s*true", re.MULTILINE)
 
@@ -24,7 +29,8 @@ FLAG = re.compile(r"^skip_exec:\s*true", re.MULTILINE)
 def mark(nb, tag="skip-execution"):
     "Tag the cells that are not to be run."
     for c in nb.cells:
-        if c.cell_type == "code" and SKIP.search(c.source): c.metadata.setdefault("tags", []).append(tag)
+        skipped = c.cell_type == "code" and SKIP.search(c.source)
+        if skipped: c.metadata.setdefault("tags", []).append(tag)
 
 
 def unmark(nb):
@@ -35,28 +41,39 @@ def unmark(nb):
 
 def facts(seconds):
     "What this machine runs notebooks on."
-    import torch
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"a CPU ({os.cpu_count()} cores)"
-    return dict(date=date.today().isoformat(), seconds=round(seconds), python=platform.python_version(), device=device,
-                versions={k: version(k) for k in ("torch", "torchvision", "fastai")})
+    device = f"a CPU ({os.cpu_count()} cores)"
+    if torch.cuda.is_available(): device = torch.cuda.get_device_name()
+    return {
+        "date": date.today().isoformat(),
+        "seconds": round(seconds),
+        "python": platform.python_version(),
+        "device": device,
+        "versions": {k: version(k) for k in ("torch", "torchvision", "fastai")},
+    }
 
 
-def note(name, run, path=ROOT/"docs"/"runs.json"):
+def note(name, run, path=RUNS):
     "Replace the entry of one notebook."
     runs = json.loads(path.read_text(encoding="utf-8"))
-    write(path, (json.dumps(dict(sorted({**runs, name: run}.items())), indent=1) + "\n").encode())
+    runs[name] = run
+    text = json.dumps(dict(sorted(runs.items())), indent=1) + "\n"
+    with atomic_write(path) as part: part.write_text(text, encoding="utf-8")
 
 
 def run(path, everything=False):
-    "Run one notebook in its own folder, then write beside it and rename."
+    "Run one notebook in its own folder; it is replaced when all went well."
     nb = nbformat.read(path, 4)
-    if not everything and FLAG.search(nb.cells[0].source): return print(f"{path}: left as it is", flush=True)
+    if not everything and FLAG.search(nb.cells[0].source):
+        print(f"{path}: left as it is", flush=True)
+        return
     start = time.time()
     mark(nb)
-    NotebookClient(nb, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    folder = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(nb, timeout=1200, kernel_name="python3", resources=folder).execute()
     unmark(nb)
     seconds = time.time() - start
-    write(path, (nbformat.writes(nb) + "\n").encode())
+    text = nbformat.writes(nb) + "\n"
+    with atomic_write(path) as part: part.write_text(text, encoding="utf-8")
     note(path.resolve().relative_to(ROOT/"nbs").with_suffix("").as_posix(), facts(seconds))
     print(f"{path}: {seconds:.0f} s", flush=True)
 

@@ -31,7 +31,7 @@
 
   const numbers = box => `(${box.map(v => v.toFixed(2)).join(', ')})`
 
-  const count = (n, word) => `${n} ${word}${n === 1 ? '' : 's'}`
+  const count = (n, one, more = `${one}s`) => `${n} ${n === 1 ? one : more}`
 
   function starCorner(i) {
     const radius = i % 2 ? .45 : 1
@@ -64,12 +64,14 @@
 
   // ---- a figure and its controls
 
-  // The drawing, and beside it (below it, where the page is narrow) controls, text and hint.
-  function figure(div, {view, label, hint, role = 'group'}, ...controls) {
+  // The drawing, and beside it (below it, where the page is narrow) controls, text, hint, and
+  // in `after` what comes between text and hint.
+  function figure(div, {view, label, hint, role = 'group', after = []}, ...controls) {
     const svg = el('svg', {viewBox: view, role, 'aria-label': label})
     const text = el('p', {class: 'play-text', 'aria-live': 'polite'})
     const help = el('p', {class: 'play-hint'}, hint)
-    div.replaceChildren(svg, el('div', {class: 'play-side'}, ...controls, text, help))
+    const side = el('div', {class: 'play-side'}, ...controls, text, ...after, help)
+    div.replaceChildren(svg, side)
     const say = (...lines) => { text.textContent = lines.filter(Boolean).join('\n') }
     return [svg, say]
   }
@@ -91,7 +93,9 @@
       changed()
     }
     show()
-    return [el('label', {class: 'play-slider'}, el('span', {}, label), input, shown), now, put]
+    // the value stands outside of the label, or it would be part of the slider's name
+    const named = el('label', {}, el('span', {}, label), input)
+    return [el('div', {class: 'play-slider'}, named, shown), now, put]
   }
 
   // Checkboxes, or radio buttons where only one may be chosen. `on` is the one chosen at first.

@@ -13,7 +13,7 @@
 
   const FORMULAS = {
     TanhCoder: 'centre + tanh(a) / 2 · cell, size · (1 + tanh(a) / 2)',
-    SSDCoder: 'centre + 0.1 a · size, size · exp(0.2 a)',
+    SSDCoder: 'centre + 0.1 a · size, size · exp(0.2 a)',  // with its variances, 0.1 and 0.2
   }
   const LIMITS = {
     TanhCoder: 'Whatever the activations: the centre stays in its cell (shaded), ' +
@@ -21,22 +21,25 @@
     SSDCoder: 'The centre may lie anywhere (shaded), the size grows up to 62.5 times.',
   }
 
-  // How far the sliders take the centre and the width, and how far any activation would.
-  function reach(coder) {
-    const at = a => cxcywh(decode(coder, [a, a, a, a], ANCHOR, CELL))
-    const least = at(-MOST)
-    const most = at(MOST)
-    return {
-      centre: `±${(most[0] - ANCHOR[0]).toFixed(3)}`,
-      size: `${least[2].toFixed(3)} to ${most[2].toFixed(3)}`,
-    }
+  // Centre and width at the most that activations of a size can do.
+  function reach(coder, a) {
+    const [x, , width] = cxcywh(decode(coder, [a, a, a, a], ANCHOR, CELL))
+    const moved = x - ANCHOR[0]
+    return {centre: moved > 62.5 ? 'none' : `±${moved.toFixed(3)}`, width: width.toFixed(3)}
+  }
+
+  function reachRows(chosen) {
+    return CODERS.flatMap(coder => ['centre', 'width'].map(what => {
+      const values = [2, MOST, 1e6].map(a => reach(coder, a)[what])
+      const kind = coder === chosen ? 'play-chosen' : ''
+      return [`${coder}, ${what}`, ...values].map(text => [text, kind])
+    }))
   }
 
   play.figures.coder = div => {
-    const names = ['TanhCoder', 'SSDCoder (variances 0.1, 0.2)']
-    const [coders, chosen] = choices('coder', CODERS, names, 0, () => update(), 'radio')
+    const [coders, chosen] = choices('coder', CODERS, CODERS, 0, () => update(), 'radio')
     const sliders = SLIDERS.map((name, i) => {
-      return slider(`a${i}: ${name}`, [-MOST, MOST, .1, 0], () => update())
+      return slider(`a${i}: ${name}`, [-MOST, MOST, .05, 0], () => update())
     })
     const put = acts => {
       sliders.forEach(([, , putOne], i) => putOne(acts[i]))
@@ -44,16 +47,17 @@
     }
     const fitted = button('Fit the star', () => put(encode(chosen()[0], STAR, ANCHOR, CELL)))
     const reset = button('All zero', () => put([0, 0, 0, 0]))
-    const limit = `within ±${MOST}`
-    const heads = [`reach ${limit}`, 'centre moves', 'width, from 0.25']
+    const heads = ['reach', 'a = 2', `a = ${MOST}`, 'limit']
     const [shown, fill] = table('Reach of the two coders', heads)
     const rows = sliders.map(([row]) => row)
     const [svg, say] = figure(div, {
-      view: '-4 -4 108 108', role: 'img',
+      view: '-4 -4 108 108', role: 'img', after: [shown],
       label: 'An anchor, the box decoded from it, and a star to be framed',
-      hint: 'Dashed: the anchor, one of a 4x4 grid, with its centre. Blue: the decoded box. ' +
-        'Orange: the ground truth. Move the sliders with mouse, finger or arrow keys.',
-    }, coders, ...rows, el('div', {class: 'play-buttons'}, fitted, reset), shown)
+      hint: 'Dashed: the anchor, one of a 4x4 grid; with all zero the box is the anchor. ' +
+        'Blue: the decoded box and its centre. Orange: the ground truth. The table: how ' +
+        'far the centre moves and how wide the box gets with activations of 2, of 6, ' +
+        'and at most. Sliders: mouse, finger or arrow keys.',
+    }, coders, ...rows, el('div', {class: 'play-buttons'}, fitted, reset))
 
     const cell = corners([...ANCHOR.slice(0, 2), ...CELL])
     // centre at the edge of the cell, size at one and a half: no box of TanhCoder goes further
@@ -69,9 +73,8 @@
       centreReach,
       frame,
       el('rect', {class: 'play-truth play-star', ...edges(STAR)}),
-      el('rect', {class: 'play-anchor-line', ...edges(corners(ANCHOR))}),
-      el('path', {class: 'play-anchor-line', d: 'M36 37.5h3M37.5 36v3'}),
       box,
+      el('rect', {class: 'play-anchor-line', ...edges(corners(ANCHOR))}),
       dot,
     )
 
@@ -84,15 +87,12 @@
       set(frame, {visibility: coder === 'TanhCoder' ? 'visible' : 'hidden'})
       set(box, edges(decoded))
       set(dot, {cx: 100 * x, cy: 100 * y})
-      fill(CODERS.map(name => {
-        const {centre, size} = reach(name)
-        const kind = name === coder ? 'play-chosen' : ''
-        return [[name, kind], [centre, kind], [size, kind]]
-      }))
+      fill(reachRows(coder))
       say(
-        FORMULAS[coder],
+        `box ${numbers(decoded)}`,
+        `IoU with the star ${iou(decoded, STAR).toFixed(3)}`,
         `centre (${x.toFixed(3)}, ${y.toFixed(3)}), size ${w.toFixed(3)} x ${h.toFixed(3)}`,
-        `box ${numbers(decoded)}, IoU with the star ${iou(decoded, STAR).toFixed(3)}`,
+        FORMULAS[coder],
         LIMITS[coder],
       )
     }

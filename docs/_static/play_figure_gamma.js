@@ -11,6 +11,8 @@
   const LOWEST = 1e-5
   const height = loss => 60 * Math.log10(HIGHEST / loss) / Math.log10(HIGHEST / LOWEST)
 
+  const short = v => v < .0001 ? v.toExponential(2) : v.toPrecision(3)
+
   function curve(gamma, weight) {
     const ps = Array.from({length: 199}, (_, i) => (i + 1) / 200)
     const points = ps.map(p => [100 * p, height(focal(p, gamma, weight))])
@@ -29,11 +31,11 @@
     })
     const below = {x: 50, y: 70.5, 'text-anchor': 'middle'}
     return [
-      el('path', {class: 'play-axes', d: `M0 0V60H100${ticks}M50 60v1.5M100 60v1.5`}),
+      el('path', {class: 'play-axes', d: `M0 0V60H100${ticks}M20 60v1.5M50 60v1.5M95 60v1.5`}),
       // the two predictions of the example
-      el('path', {class: 'play-guide', d: `M${100 * EASY} 0V60M${100 * HARD} 0V60`}),
+      el('path', {class: 'play-guide', d: `M${100 * EASY} 0V60M${100 * HARD} 0V42`}),
       ...atLoss, ...atP,
-      el('text', {x: -14, y: -3}, 'loss'),
+      el('text', {x: -19, y: -3}, 'loss'),
       el('text', below, 'p, the probability given to the truth'),
       el('text', {x: 100 * HARD, y: -2, 'text-anchor': 'middle'}, 'hard'),
       el('text', {x: 100 * EASY, y: -2, 'text-anchor': 'middle'}, 'easy'),
@@ -58,7 +60,7 @@
     const heads = ['loss of one', `easy (p ${EASY})`, `hard (p ${HARD})`]
     const [shown, fill] = table('Loss of one prediction', heads)
     const [svg, say] = figure(div, {
-      view: '-15 -8 118 98', role: 'img',
+      view: '-20 -8 122 98', role: 'img',
       label: 'Loss of one prediction against the probability given to the truth',
       hint: 'gamma goes by the difficulty of a prediction, alpha by its class: positive ' +
         '(the class is there) or negative (it is not). It begins with the values of ' +
@@ -91,8 +93,9 @@
       set(easyBar, {width: share})
       set(hardBar, {x: share, width: 100 - share})
       const cell = (p, kind, n) => {
-        const one = loss(p, kind).toPrecision(3)
-        return n ? [`${one} (x ${n})`, 'play-chosen'] : one
+        const one = short(loss(p, kind))
+        // no line break before the number
+        return n ? [`${one} (x\u00a0${n})`, 'play-chosen'] : one
       }
       fill([
         ['positive', cell(EASY, 'positive'), cell(HARD, 'positive', FEW)],

@@ -41,8 +41,8 @@
       set(shared, edges(common ? intersection(star, anchor) : [0, 0, 0, 0]))
       set(bar, {width: 100 * value})
       say(
-        `intersection ${common.toFixed(4)} / union ${union.toFixed(4)} = ` +
-          `IoU ${value.toFixed(3)}`,
+        `intersection ${common.toFixed(4)} / union ${union.toFixed(4)}`,
+        `= IoU ${value.toFixed(3)}`,
         `star ${numbers(star)}`,
         `anchor ${numbers(anchor)}`,
         goalLine(value),

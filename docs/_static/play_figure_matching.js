@@ -2,7 +2,7 @@
 // and by row, and two thresholds.
 (() => {
   const {argmax, match} = play
-  const {set, el, edges, count, shapePoints} = play.draw
+  const {set, el, edges, shapePoints} = play.draw
   const {figure, slider, table, draggable, DRAG_HINT} = play.draw
   const NAMES = ['star', 'heart']
   const LABELS = [1, 2]
@@ -14,7 +14,7 @@
   function verdicts({labels, index, forcedBy}) {
     return labels.map((label, a) => {
       const name = NAMES[index[a]]
-      if (forcedBy[a] >= 0) return {kind: 'forced', name, text: `${name} (forced)`}
+      if (forcedBy[a] >= 0) return {kind: 'forced', name, text: `${name}\nforced`}
       if (label > 0) return {kind: 'positive', name, text: name}
       if (label < 0) return {kind: 'ignored', name: 'ignored', text: 'ignored'}
       // a soft hyphen, for the narrow columns of a phone
@@ -65,9 +65,10 @@
     const [svg, say] = figure(div, {
       view: '-4 -4 108 108',
       label: 'Five anchors over a picture with a star and a heart, which can be moved',
-      hint: 'Shaded: the largest IoU of a column, the object that this anchor may be matched ' +
-        'with. Framed in gold: the largest of a row, the forced match of an object, positive ' +
-        `whatever its IoU. ${DRAG_HINT}`,
+      hint: 'From match_thresh on an anchor is positive, under neg_thresh it is background, ' +
+        'in between it is ignored. Shaded: the largest IoU of a column, the object that goes ' +
+        'with the anchor. Framed in gold: the largest of a row, the forced match of an ' +
+        `object, positive whatever its IoU. ${DRAG_HINT}`,
     }, matchRow, negRow, shown)
     const shapes = NAMES.map(name => el('polygon', {class: `play-shape play-${name}`}))
     const drawn = el('g', {class: 'play-anchors'})
@@ -95,9 +96,8 @@
         ['target', ...all.map(v => [v.text, `play-target-${v.kind}`])],
       ])
       const n = test => result.labels.filter(test).length
-      const [positive, background] = [n(v => v > 0), n(v => v === 0)]
       say(
-        `${positive} positive, ${background} background, ${n(v => v < 0)} ignored`,
+        `${n(v => v > 0)} positive, ${n(v => v === 0)} background, ${n(v => v < 0)} ignored`,
         forcedLine(result),
         negThresh() < matchThresh() &&
           `Ignored: IoU from ${negThresh().toFixed(2)} to below ${matchThresh().toFixed(2)}.`,

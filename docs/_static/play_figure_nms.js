@@ -14,10 +14,11 @@
     }
   }
 
-  function ioRange(all) {
+  function iouRange(all) {
     const values = all.map(d => d.iou)
     if (!values.length) return '-'
-    const [low, high] = [Math.min(...values).toFixed(2), Math.max(...values).toFixed(2)]
+    const low = Math.min(...values).toFixed(2)
+    const high = Math.max(...values).toFixed(2)
     return low === high ? low : `${low} to ${high}`
   }
 
@@ -39,12 +40,12 @@
     })
     const [shown, fill] = table('Kept boxes', ['kept', 'suppressed by it', 'IoU with them'])
     const [svg, say] = figure(div, {
-      view: '0 0 100 100', role: 'img',
+      view: '0 0 100 100', role: 'img', after: [shown],
       label: 'Boxes over a picture, before and after non-maximum suppression',
       hint: 'Bright: kept. Faint: suppressed, or not yet decided. White: the box in ' +
         'question, dashed the kept box that it overlaps. Boxes under score_thresh are ' +
         'not drawn.',
-    }, scoreRow, nmsRow, stepRow, el('div', {class: 'play-buttons'}, next), shown)
+    }, scoreRow, nmsRow, stepRow, el('div', {class: 'play-buttons'}, next))
     const drawn = el('g')
     const stretch = {width: 100, height: 100, preserveAspectRatio: 'none'}
     svg.append(el('image', {href: div.dataset.image, ...stretch}), drawn)
@@ -93,7 +94,8 @@
       const [i, a, b] = found
       const ious = [a, b].map(k => iou(boxes[k], boxes[i]).toFixed(2))
       return `${named(i)} lies between two better boxes. Its IoU is ${ious[0]} with one and ` +
-        `${ious[1]} with the other, so neither suppresses it at ${nmsThresh().toFixed(2)}.`
+        `${ious[1]} with the other, so neither suppresses it at ` +
+        `${nmsThresh().toFixed(2)}: a false positive, unless it has an object of its own.`
     }
 
     function totals(kept) {
@@ -118,12 +120,12 @@
       next.disabled = !all.length
       const lines = kept.slice(0, NAMED).map(i => {
         const own = lost.filter(d => d.rival === i)
-        return [named(i), `${own.length}`, ioRange(own)]
+        return [named(i), `${own.length}`, iouRange(own)]
       })
       const more = kept.length - lines.length
       fill(more ? [...lines, [`and ${more} more`, '', '']] : lines)
-      const above = `${count(all.length, 'box').replace('boxs', 'boxes')} with a score of at ` +
-        `least ${scoreThresh().toFixed(2)}`
+      const above = `${count(all.length, 'box', 'boxes')} with a score of at least ` +
+        scoreThresh().toFixed(2)
       if (finished) say(
         `${above}: ${kept.length} kept, ${lost.length} suppressed`, totals(kept),
         betweenLine(kept))

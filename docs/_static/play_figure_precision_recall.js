@@ -30,6 +30,12 @@
     return `M0 ${y(1)}L${points.join('L')}`
   }
 
+  // Ranks of hits at the left top, of the others at the right bottom: they never meet.
+  function rankPlace([left, top, right, bottom], hit) {
+    if (hit) return {x: 100 * left + .8, y: 100 * top + 3.6}
+    return {x: 100 * right - .8, y: 100 * bottom - 1, 'text-anchor': 'end'}
+  }
+
   // Steps down from left to right; closed at the bottom they enclose the area.
   function steps() {
     const each = recall.map((r, i) => `V${y(best[i]).toFixed(2)}H${x(r)}`)
@@ -58,8 +64,7 @@
 
   play.figures['precision-recall'] = div => {
     const [thresholdRow, threshold] = slider('score threshold', [0, 1, .01, .5], () => update())
-    const [counts, fillCounts] = table('Counts', ['kind', 'what it is', 'number'])
-    const [rates, fillRates] = table('Precision and recall', ['', '', 'value'])
+    const [shown, fill] = table('Counts and rates', ['at the threshold', 'meaning', 'value'])
     const ap = averagePrecision(precision, recall)
     const [svg, say] = figure(div, {
       view: '-11 -2 115 120', role: 'img',
@@ -69,7 +74,7 @@
         'false negative. ' +
         'Below: precision and recall after each detection (blue), the best precision from ' +
         'there on (orange), and AP as the shaded area under it.',
-    }, thresholdRow, counts, rates)
+    }, thresholdRow, shown)
     const pictures = stars.map((_, p) => {
       return el('rect', {class: 'play-picture', ...edges(placed([0, 0, SIDE, SIDE], p))})
     })
@@ -78,6 +83,7 @@
     }))
     const boxes = el('g')
     const dot = el('circle', {class: 'play-operating', r: 2})
+    const rank = el('text')
     const dots = recall.map((r, i) => {
       const place = {cx: x(r), cy: y(precision[i])}
       return el('circle', {class: 'play-dot play-detections', r: .9, ...place})
@@ -88,7 +94,7 @@
       el('path', {class: 'play-curve play-best', d: steps()}),
       el('path', {class: 'play-curve play-detections', d: curve()}),
       el('text', {x: 40, y: y(.3), 'text-anchor': 'middle'}, `AP ${ap.toFixed(3)}`),
-      ...dots, dot,
+      ...dots, dot, rank,
     )
 
     function drawBoxes(n) {
@@ -98,7 +104,7 @@
         const box = placed(rest.slice(0, 4), picture)
         const kind = i >= n ? 'under' : hits[i] ? 'true' : 'false'
         if (kind === 'true') found[picture][starOf(d)] = true
-        const place = {x: 100 * box[0] + 1, y: 100 * box[3] - 1}
+        const place = rankPlace(box, hits[i])
         return [
           el('rect', {...edges(box), class: `play-detection play-${kind}`}),
           el('text', {...place, class: `play-rank play-${kind}`}, `${i + 1}`),
@@ -116,12 +122,13 @@
       drawBoxes(n)
       const at = n ? [recall[n - 1], precision[n - 1]] : [0, 1]
       set(dot, {cx: x(at[0]), cy: y(at[1])})
-      fillCounts([
+      // under the curve's first line, or to the right of the dot
+      set(rank, {x: x(at[0]) + 3.5, y: y(at[1]) + (at[1] < 1 ? 1.5 : 6)})
+      rank.textContent = n ? `after ${n}` : 'none'
+      fill([
         ['TP', 'true positives: stars found', `${tp}`],
         ['FP', 'false positives: other detections', `${n - tp}`],
         ['FN', 'false negatives: stars not found', `${N_OBJECTS - tp}`],
-      ])
-      fillRates([
         ['precision', 'TP / (TP + FP)', share(tp, n)],
         ['recall', 'TP / (TP + FN)', share(tp, N_OBJECTS)],
       ])
