@@ -29,6 +29,8 @@ from ssd_tutorial.train import ssd_learner
 FILE = Path(__file__).with_name("choices.csv")
 COLUMNS = ["choice", "value", "seed", "epochs", "map50", "map"]
 N_IMAGES = 1000
+# the recipe of the chapter on evaluation
+RECIPE = dict(model="ssd", situation="shapes", bs=16, lr=2e-3, workers=0)
 
 
 class Pyramid(nn.Module):
@@ -162,7 +164,7 @@ def main():
     for seed, key in plan if not args.show else []:
         done = {(r["choice"], r["value"], int(r["seed"]), int(r["epochs"])) for r in read_rows()}
         if (*key, seed, args.epochs) in done: continue
-        recipe = preset("ssd", "shapes", epochs=args.epochs, seed=seed, workers=0)
+        recipe = preset(epochs=args.epochs, seed=seed, **RECIPE)
         start = time.perf_counter()
         report = trained_report(CHOICES[key], recipe, train, valid)
         values = (*key, seed, args.epochs, f"{report.map50:.4f}", f"{report.map:.4f}")

@@ -1,9 +1,10 @@
-"""Time of the losses, forward and backward, against the same loss one image at a time and against torchvision's.
+"""Time of the losses, forward and backward, beside one image at a time and torchvision's.
 
     python benchmarks/loss.py            # CPU, or CUDA where there is one
 
-All are run in turn, round after round; the table shows medians and the medians of the ratios per round. torchvision's
-is `SSD.compute_loss` with the matcher before it, as in `SSD.forward`: softmax and hard negative mining instead of focal loss.
+All are run in turn, round after round; the table shows medians and the medians of the ratios
+per round. torchvision's is `SSD.compute_loss` with the matcher before it, as in `SSD.forward`:
+softmax and hard negative mining instead of focal loss.
 """
 import argparse
 import statistics
@@ -17,23 +18,32 @@ from common import machine, table
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
-from ssd_tutorial.anchors import make_anchors
+from ssd_tutorial.anchors import Anchors, SSDCoder, make_anchors
 from ssd_tutorial.boxes import cxcywh_to_xyxy
 from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
 
 sys.path.insert(0, str(Path(__file__).parents[1]/"tests"))
 from plain import plain_loss  # noqa: E402
 
-SETS = {16: (dict(), 64),
-        189: (dict(grids=(4, 2, 1), zooms=(.7, 1., 1.3), ratios=((1., 1.), (1., .5), (.5, 1.))), 64),
-        8732: (None, 16)}
+BATCH = {16: 64, 189: 64, 8732: 16}     # images in a batch, by the number of anchors
+RATIOS_189 = ((1., 1.), (1., .5), (.5, 1.))
+RATIOS_300 = ((1., 1.), (1.2, 1.2), (1.4, .7), (.7, 1.4), (1.7, .6), (.6, 1.7))
+PER_CELL_300 = {38: 4, 19: 6, 10: 6, 5: 6, 3: 4, 1: 4}     # anchors, by cells along a side
+COLUMNS = ["anchors", "batch", "`SSDLoss`", "`MultiBoxLoss`", "one by one", "torchvision",
+           "one by one / `SSDLoss`", "one by one / `MultiBoxLoss`",
+           "torchvision / `MultiBoxLoss`"]
 
 
 def ssd300_anchors():
-    "As many anchors as SSD300 has: 4 per cell on the grids 38, 3 and 1, 6 on 19, 10 and 5."
-    parts = [make_anchors((g,), (1.,), ((1., 1.), (1.2, 1.2), (1.4, .7), (.7, 1.4), (1.7, .6), (.6, 1.7))[:k])
-             for g, k in [(38, 4), (19, 6), (10, 6), (5, 6), (3, 4), (1, 4)]]
-    return type(parts[0])(torch.cat([p.cxcywh for p in parts]), torch.cat([p.cell for p in parts]))
+    "As many anchors as SSD300 has."
+    parts = [make_anchors((g,), ratios=RATIOS_300[:k]) for g, k in PER_CELL_300.items()]
+    return Anchors(torch.cat([p.cxcywh for p in parts]), torch.cat([p.cell for p in parts]))
+
+
+def anchors_of(n):
+    if n == 16: return make_anchors()
+    if n == 189: return make_anchors((4, 2, 1), (.7, 1., 1.3), RATIOS_189)
+    return ssd300_anchors()
 
 
 def targets(bs, n_classes, device):
@@ -47,41 +57,59 @@ def targets(bs, n_classes, device):
     return boxes[:, :n].to(device), labels[:, :n].to(device)
 
 
-def timed(f, preds, device, n=1):
+def timed(loss, batch, n=1):
     "Seconds for one forward and backward, over `n` in a row."
     start = time.perf_counter()
-    for _ in range(n):
-        torch.autograd.grad(f(), preds)
-    if device == "cuda": torch.cuda.synchronize()
+    for _ in range(n): torch.autograd.grad(loss(*batch), batch[0])
+    if torch.cuda.is_available(): torch.cuda.synchronize()
     return (time.perf_counter() - start) / n
 
 
+class OneAnchorPerCell:
+    "All that torchvision's SSD asks of its generator of anchors before it runs."
+    def num_anchors_per_location(self): return [1]
+
+
 def torchvisions(anchors, n_classes):
-    "torchvision's loss on our activations and targets; it wants pixels, so the picture is 300 wide."
-    gen = type("Anchors", (), {"num_anchors_per_location": lambda self: [1]})()
-    ssd = SSD(torch.nn.Identity(), gen, (300, 300), n_classes, head=torch.nn.Identity())
+    "torchvision's loss on our activations and targets, in pixels of a picture 300 wide."
+    net = (torch.nn.Identity(), OneAnchorPerCell(), (300, 300), n_classes)
+    ssd = SSD(*net, head=torch.nn.Identity())
     pixels = anchors.xyxy * 300
 
     def loss(preds, boxes, labels):
-        targets = [dict(boxes=b[l > 0] * 300, labels=l[l > 0]) for b, l in zip(boxes, labels)]
-        matched = [ssd.proposal_matcher(box_iou(t["boxes"], pixels)) for t in targets]
-        return sum(ssd.compute_loss(targets, dict(cls_logits=preds[0], bbox_regression=preds[1]), [pixels] * len(boxes), matched).values())
+        given = []
+        for b, l in zip(boxes, labels): given.append({"boxes": b[l > 0] * 300, "labels": l[l > 0]})
+        matched = [ssd.proposal_matcher(box_iou(t["boxes"], pixels)) for t in given]
+        outputs = {"cls_logits": preds[0], "bbox_regression": preds[1]}
+        return sum(ssd.compute_loss(given, outputs, [pixels] * len(boxes), matched).values())
     return loss
 
 
 def compare(n_anchors, rounds, device, n_classes=21):
-    kw, bs = SETS[n_anchors]
-    anchors = (make_anchors(**kw) if kw is not None else ssd300_anchors()).to(device)
-    boxes, labels = targets(bs, n_classes, device)
-    preds = [torch.randn(bs, len(anchors), n, device=device).requires_grad_() for n in (n_classes, 4)]
-    losses = SSDLoss(anchors, n_classes), MultiBoxLoss(anchors, n_classes), lambda *a: plain_loss(*a, anchors), torchvisions(anchors, n_classes)
-    torch.testing.assert_close(losses[0](preds, boxes, labels), losses[2](preds, boxes, labels), rtol=1e-5, atol=1e-4)
-    runs = [lambda loss=loss: loss(preds, boxes, labels) for loss in losses]
-    counts = [max(1, int(.1 / timed(f, preds, device, 3))) for f in runs]  # about a tenth of a second each
-    times = [[timed(f, preds, device, n) for f, n in zip(runs, counts)] for _ in range(rounds)]
-    ms = [statistics.median(t) * 1e3 for t in zip(*times)]
-    ratio = lambda a, b: statistics.median(t[a] / t[b] for t in times)
-    return n_anchors, bs, *(f"{m:.2f}" for m in ms), *(f"{ratio(*r):.1f}" for r in [(2, 0), (2, 1), (3, 1)])
+    "A row of the table."
+    bs = BATCH[n_anchors]
+    anchors = anchors_of(n_anchors).to(device)
+    ssd_anchors = Anchors(anchors.cxcywh, anchors.cell, SSDCoder())
+    losses = {
+        "article": SSDLoss(anchors, n_classes),
+        "multi": MultiBoxLoss(ssd_anchors, n_classes),
+        "plain": lambda *batch: plain_loss(*batch, anchors),
+        "torchvision": torchvisions(anchors, n_classes)}
+    sizes = (bs, n_anchors, n_classes), (bs, n_anchors, 4)
+    preds = [torch.randn(size, device=device).requires_grad_() for size in sizes]
+    batch = preds, *targets(bs, n_classes, device)
+    values = losses["article"](*batch), losses["plain"](*batch)
+    torch.testing.assert_close(*values, rtol=1e-5, atol=1e-4)
+
+    # about a tenth of a second for each
+    counts = {name: max(1, int(.1 / timed(f, batch, 3))) for name, f in losses.items()}
+    times = []
+    for _ in range(rounds):
+        times.append({name: timed(f, batch, counts[name]) for name, f in losses.items()})
+    ms = [statistics.median(t[name] for t in times) * 1e3 for name in losses]
+    pairs = ("plain", "article"), ("plain", "multi"), ("torchvision", "multi")
+    ratios = [statistics.median(t[a] / t[b] for t in times) for a, b in pairs]
+    return n_anchors, bs, *(f"{m:.2f}" for m in ms), *(f"{r:.1f}" for r in ratios)
 
 
 if __name__ == "__main__":
@@ -90,5 +118,4 @@ if __name__ == "__main__":
     args = ap.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"{machine()}; 21 classes, forward and backward, milliseconds\n")
-    table(["anchors", "batch", "`SSDLoss`", "`MultiBoxLoss`", "one by one", "torchvision",
-           "one by one / `SSDLoss`", "one by one / `MultiBoxLoss`", "torchvision / `MultiBoxLoss`"], [compare(n, args.rounds, device) for n in SETS])
+    table(COLUMNS, [compare(n, args.rounds, device) for n in BATCH])

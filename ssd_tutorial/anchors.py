@@ -53,7 +53,7 @@ class TanhCoder:
                acts: Tensor, # `(...,A,4)` box activations, any real numbers
                anchors: Anchors, # A of them
         ) -> Tensor: # `(...,A,4)` xyxy, about [0,1]; may reach a little beyond
-        "Bend each anchor as the activations say."
+        "Bend each anchor by its activations."
         t = acts.tanh() / 2
         centre = anchors.cxcywh[:, :2] + t[..., :2] * anchors.cell
         half = anchors.cxcywh[:, 2:] / 2 * (1 + t[..., 2:])
@@ -156,7 +156,7 @@ class SSDCoder:
                acts: Tensor, # `(...,A,4)` box activations, any real numbers
                anchors: Anchors, # A of them
         ) -> Tensor: # `(...,A,4)` xyxy; sizes up to 62.5 times the anchor's
-        "Bend each anchor as the activations say."
+        "Bend each anchor by its activations."
         move = acts[..., :2] * self.variances[0]
         # exp of a large number is infinite: stop at 62.5 times the size, as torchvision does
         stretch = (acts[..., 2:] * self.variances[1]).clamp(max=math.log(1000 / 16))

@@ -27,14 +27,21 @@ def _ring(n, radii=(1.,)):
 def _heart(t):
     "A point of the heart curve at the angle `t`."
     x = 16 * math.sin(t)**3
-    y = 13 * math.cos(t) - 5 * math.cos(2*t) - 2 * math.cos(3*t) - math.cos(4*t)
+    y = 13 * math.cos(t) - 5 * math.cos(2*t)
+    y = y - 2 * math.cos(3*t) - math.cos(4*t)
     return x, -y
 
+_ARROW = [(-1, -.4), (.1, -.4), (.1, -1), (1, 0),
+          (.1, 1), (.1, .4), (-1, .4)]
+_CROSS = [(.35, 1), (.35, .35), (1, .35),
+          (1, -.35), (.35, -.35), (.35, -1),
+          (-.35, -1), (-.35, -.35), (-1, -.35),
+          (-1, .35), (-.35, .35), (-.35, 1)]
+
 SHAPES = dict(
-    arrow    = [(-1, -.4), (.1, -.4), (.1, -1), (1, 0), (.1, 1), (.1, .4), (-1, .4)],
+    arrow    = _ARROW,
     circle   = _ring(72),
-    cross    = [(.35, 1), (.35, .35), (1, .35), (1, -.35), (.35, -.35), (.35, -1),
-                (-.35, -1), (-.35, -.35), (-1, -.35), (-1, .35), (-.35, .35), (-.35, 1)],
+    cross    = _CROSS,
     diamond  = _ring(4),
     heart    = [_heart(2 * math.pi * i / 72) for i in range(72)],
     square   = [(-1, -1), (1, -1), (1, 1), (-1, 1)],
@@ -213,7 +220,7 @@ def make_shapes(path, # folder to write: train/*.jpg and train.json
                 n: int=1000, # number of images
                 seed: int=0, # the same seed draws the same images on every machine
     ) -> list: # `n` of `Sample`
-    "Draw the embedded data set, or read it. Raises `ValueError` if the folder holds other things."
+    "Draw the embedded data set, or read it. Raises `ValueError` if other files are there."
     path = Path(path)
     info = dict(description='ssd_tutorial shapes', version='1', n=n, seed=seed)
     empty = not path.exists() or path.is_dir() and not any(path.iterdir())

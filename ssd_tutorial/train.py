@@ -35,7 +35,7 @@ class FullBatchLoss(Callback):
         full = self.dls.train.batch_size
         self.learn.loss = self.loss * (full / len(self.xb[0]))
 
-# %% ../nbs/09_train.ipynb #243de9b9
+# %% ../nbs/09_train.ipynb #9be877b7
 def loss_terms(loss: nn.Module, # `SSDLoss` or `MultiBoxLoss`
                bs: int, # images in a full batch
     ) -> list: # two of fastai's metrics, `class_loss` and `box_loss`
@@ -108,12 +108,12 @@ def body_and_head(model: SSD # from `ssd_model`
 
 def ssd_learner(dls: Loaders, # from `ssd_dataloaders`
                 model: SSD, # from `ssd_model`
-                loss: nn.Module, # `SSDLoss` or `MultiBoxLoss` with the anchors of the model's grids
+                loss: nn.Module, # `SSDLoss` or `MultiBoxLoss`, with anchors for the model
                 history=None, # CSV file for the table of losses
                 bf16: bool=False, # calculate with bfloat16, where `has_bf16` is true
                 metrics=(), # more of fastai's metrics, beside the two terms of the loss
                 cbs=(), # more of fastai's callbacks
-                **kwargs, # further arguments of `Learner`, such as `path`, the folder for `save`
+                **kwargs, # arguments of `Learner`, such as `path`, the folder for `save`
     ) -> Learner: # on the GPU where there is one
     "A fastai `Learner` for detection, with AdamW."
     loaders = DataLoaders(*dls)

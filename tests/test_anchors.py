@@ -517,3 +517,11 @@ def test_thousands_of_objects_need_no_more_time_than_two_thousand(tmp_path):
     many = [Sample(file, [[1, 1, 17, 9]] * 5, 'aaaaa')] * 1000
     samples = [*many, Sample(file, [[0, 0, 64, 48]], 'a')]
     assert suggest_anchors(samples, (4,), 1, 1)['ratios'] == ((1.22, .82),)
+
+
+def test_of_more_than_2000_objects_every_second_or_third_is_looked_at(tmp_path):
+    "4002 objects: every third of them, the first of each sample, twice as wide as high."
+    boxes = [[1, 1, 33, 13], [1, 1, 9, 33], [1, 1, 9, 33]]
+    samples = [Sample(picture(tmp_path/'x.png'), boxes, 'aaa')] * 1334
+    assert suggest_anchors(samples, (4,), 1, 1)['ratios'] == ((1.41, .71),)
+    assert suggest_anchors(samples[:600], (4,), 1, 1)['ratios'] == ((.43, 2.31),)

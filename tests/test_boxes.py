@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -27,7 +28,27 @@ def test_area_is_torchvisions(b): assert_close(box_area(b), ops.box_area(b))
 
 
 @given(boxes(), boxes())
-def test_iou_is_torchvisions(a, b): assert_close(box_iou(a, b), ops.box_iou(a, b).nan_to_num(0.), rtol=1e-5, atol=1e-6)
+def test_iou_is_torchvisions(a, b):
+    want = ops.box_iou(a, b).nan_to_num(0.)
+    assert_close(box_iou(a, b), want, rtol=1e-5, atol=1e-6)
+
+
+def corners_iou(a, b):
+    "The chapter's readable version, two coordinates at a time."
+    top_left = torch.maximum(a[:, None, :2], b[:, :2])
+    bottom_right = torch.minimum(a[:, None, 2:], b[:, 2:])
+    w, h = (bottom_right - top_left).clamp(min=0).unbind(-1)
+    return w * h / (box_area(a)[:, None] + box_area(b) - w * h)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([4, 8, 2**20]))
+def test_iou_is_the_readable_one_to_the_last_bit(seed, steps):
+    "On a coarse grid many IoUs are equal; matching decides such ties by the last bit."
+    g = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(2, 40, 2, generator=g)
+    b = torch.cat([corner, corner + size], 1).mul(steps).round() / steps
+    b = b[box_area(b) > 0]
+    assert torch.equal(box_iou(b, b), corners_iou(b, b))
 
 
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 7))
@@ -35,11 +56,12 @@ def test_leading_dimensions_are_a_loop(seed, n, m):
     g = torch.Generator().manual_seed(seed)
     a, b = (cxcywh_to_xyxy(torch.rand(2, 3, k, 4, generator=g)) for k in (n, m))
     got = box_iou(a, b)
-    assert got.shape == (2, 3, n, m)
-    for i in range(2):
-        for j in range(3): assert_close(got[i, j], ops.box_iou(a[i, j], b[i, j]))
-    assert_close(box_iou(a, b[0, 0]), torch.stack([torch.stack([ops.box_iou(x, b[0, 0]) for x in row]) for row in a]))
-    assert_close(box_area(a), torch.stack([torch.stack([ops.box_area(x) for x in row]) for row in a]))
+    first = box_iou(a, b[0, 0])
+    assert got.shape == (2, 3, n, m) == first.shape
+    for i, j in itertools.product(range(2), range(3)):
+        assert_close(got[i, j], ops.box_iou(a[i, j], b[i, j]))
+        assert_close(first[i, j], ops.box_iou(a[i, j], b[0, 0]))
+        assert_close(box_area(a)[i, j], ops.box_area(a[i, j]))
 
 
 @given(boxes())
@@ -63,7 +85,8 @@ def test_a_box_has_iou_1_with_itself_unless_it_has_no_area(b):
 
 @given(st.integers(0, 2**31), number, number)
 def test_iou_does_not_change_when_both_move(seed, dx, dy):
-    a, b = cxcywh_to_xyxy(torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    g = torch.Generator().manual_seed(seed)
+    a, b = cxcywh_to_xyxy(torch.rand(2, 5, 4, generator=g, dtype=torch.float64))
     shift = torch.tensor([dx, dy, dx, dy], dtype=torch.float64)
     assert_close(box_iou(a + shift, b + shift), box_iou(a, b), rtol=1e-6, atol=1e-8)
 
@@ -82,35 +105,41 @@ def test_iou_has_a_finite_gradient_at_a_flat_box():
 
 def random_boxes(seed, *shape):
     "With an area, in double precision, and with no two edges in the same place."
-    corner, size = torch.rand(2, *shape, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    g = torch.Generator().manual_seed(seed)
+    corner, size = torch.rand(2, *shape, 2, generator=g, dtype=torch.float64)
     return torch.cat([corner, corner + .1 + size], -1).requires_grad_()
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 4))
 def test_the_gradient_of_iou_is_torchvisions(seed, n, m):
-    "The library calculates in place; autograd must not notice."
-    a, b = random_boxes(seed, n), random_boxes(seed + 1, m)
+    a = random_boxes(seed, n)
+    b = random_boxes(seed + 1, m)
     weights = torch.rand(n, m, dtype=torch.float64)
-    got, want = (torch.autograd.grad((f(a, b) * weights).sum(), (a, b)) for f in (box_iou, ops.box_iou))
+    got = torch.autograd.grad((box_iou(a, b) * weights).sum(), (a, b))
+    want = torch.autograd.grad((ops.box_iou(a, b) * weights).sum(), (a, b))
     for g, w in zip(got, want): assert_close(g, w)
-    assert a.requires_grad and torch.equal(a, random_boxes(seed, n)) and torch.equal(b, random_boxes(seed + 1, m))
+    # the arguments have not changed
+    assert torch.equal(a, random_boxes(seed, n)) and torch.equal(b, random_boxes(seed + 1, m))
 
 
-@pytest.mark.parametrize('shapes', [((3,), (2,)), ((2, 3), (2, 2)), ((2, 3), (4,)), ((2, 1, 3), (2, 2))])
+@pytest.mark.parametrize('shapes', [
+    ((3,), (2,)), ((2, 3), (2, 2)), ((2, 3), (4,)), ((2, 1, 3), (2, 2))])
 def test_the_gradient_of_iou_is_that_of_finite_differences(shapes):
     assert torch.autograd.gradcheck(box_iou, [random_boxes(i, *s) for i, s in enumerate(shapes)])
 
 
 @given(boxes(), st.floats(.5, 3), st.floats(.5, 3))
 def test_clip_is_torchvisions_and_clipping_twice_changes_nothing(b, w, h):
-    before, once = b.clone(), clip_boxes(b, w, h)
+    before = b.clone()
+    once = clip_boxes(b, w, h)
     assert_close(once, ops.clip_boxes_to_image(b, (h, w)))
     assert torch.equal(clip_boxes(once, w, h), once) and torch.equal(b, before)
 
 
 @pytest.mark.parametrize('box, phrase', [
     ((0, 0, 10, 20), ''), ((-1, -1, 101, 51), ''), ((0, 0, .5, .5), ''),
-    ((10, 0, 5, 20), 'reversed'), ((0, 20, 5, 10), 'reversed'), ((5, 5, 5, 9), 'no area'), ((5, 5, 9, 5), 'no area'),
+    ((10, 0, 5, 20), 'reversed'), ((0, 20, 5, 10), 'reversed'),
+    ((5, 5, 5, 9), 'no area'), ((5, 5, 9, 5), 'no area'),
     ((-2, 0, 5, 5), 'leaves the 100x50'), ((0, 0, 102, 5), 'leaves'), ((0, 0, 5, 52), 'leaves'),
     ((0, math.nan, 5, 5), 'not finite'), ((0, 0, math.inf, 5), 'not finite')])
 def test_box_fault(box, phrase):

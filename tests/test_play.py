@@ -766,8 +766,8 @@ def test_gamma_with_the_mouse(page):
 def test_easy_predictions_can_be_told_apart(page):
     "On the logarithmic scale, losses from p = 0.6 on fill a good part of the height."
     d = part(page, 'gamma', 'path.play-loss-negative').last.get_attribute('d')
-    points = [[float(v) for v in p.split()] for p in d[1:].split('L')]
-    heights = [y for x, y in points if 60 <= x <= 95]
+    points = [p.split() for p in d[1:].split('L')]
+    heights = [float(y) for x, y in points if 60 <= float(x) <= 95]
     assert max(heights) - min(heights) > 12
 
 
@@ -827,7 +827,8 @@ def test_nms_step_by_step(page, crowded):
             button.click()
         else:
             press(page, button, 'Enter')
-        over = [k for k in kept if classes[k] == classes[i] and iou[k, i] > .5]
+        rivals = [k for k in kept if classes[k] == classes[i]]
+        over = [k for k in rivals if iou[k, i] > .5]
         line = read(page, 'nms')
         assert f'Decision {n} of {len(order)}: {names[i]} {scores[i]:.2f}' in line
         if over:
@@ -836,7 +837,9 @@ def test_nms_step_by_step(page, crowded):
         else:
             assert 'is kept' in line
             kept.append(i)
-        assert part(page, 'nms', '.play-question').count() == 1
+        question = drawn_box(part(page, 'nms', '.play-question'))
+        assert_close(double(question), boxes[i])
+        assert part(page, 'nms', '.play-rival').count() == bool(rivals)
         assert part(page, 'nms', '.play-kept').count() == len(kept)
     assert 0 < len(kept) < 12
     slide(page, 'nms', 'decisions', 3)

@@ -2,6 +2,8 @@ import csv
 
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelBatchException
+from fastai.learner import AvgMetric
 from torch import nn
 
 from makers import samples
@@ -11,18 +13,22 @@ from ssd_tutorial.data import ObjectDataset, Vocab, ssd_dataloaders
 from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.shapes import SHAPES
-from ssd_tutorial.readers import atomic_write
-from ssd_tutorial.train import ssd_learner
+from ssd_tutorial.train import BFloat16, FullBatchLoss, History, loss_terms, ssd_learner
 
-SIZE, VOCAB = 64, Vocab(SHAPES)
+SIZE = 64
+VOCAB = Vocab(SHAPES)
+COLUMNS = ['train_loss', 'valid_loss', 'class_loss', 'box_loss']
 
 
 def learner(train, valid, bs=4, path=None, history=None, vocab=VOCAB, loss=SSDLoss, **kwargs):
     "The article's model and its anchors, or those of several grids for `MultiBoxLoss`."
     torch.manual_seed(1)
-    model = ssd_model('resnet8', len(vocab), pretrained=False, maps=2 * (loss is MultiBoxLoss))
-    dls = ssd_dataloaders(*(ObjectDataset(s, vocab, ResizeTransform(SIZE)) for s in (train, valid)), bs=bs, num_workers=0, seed=1)
-    if isinstance(loss, type): loss = loss(make_anchors(grid_sizes(model, SIZE), (1.5,)), len(vocab))
+    maps = 2 if loss is MultiBoxLoss else 0
+    model = ssd_model('resnet8', len(vocab), pretrained=False, maps=maps)
+    datasets = [ObjectDataset(s, vocab, ResizeTransform(SIZE)) for s in (train, valid)]
+    dls = ssd_dataloaders(*datasets, bs=bs, num_workers=0, seed=1)
+    if isinstance(loss, type):
+        loss = loss(make_anchors(grid_sizes(model, SIZE), (1.5,)), len(vocab))
     return ssd_learner(dls, model, loss, history, path=path, **kwargs)
 
 
@@ -31,28 +37,79 @@ def fit(learn, *args, **kwargs):
     return learn.history.rows
 
 
-@pytest.fixture
-def learn(shapes16, tmp_path): return learner(shapes16[:9], shapes16[9:], path=tmp_path, history=tmp_path/'history.csv')
+def valid_batch(learn):
+    "All validation images at once, on the device of the model."
+    device = next(learn.model.parameters()).device
+    return [torch.stack(t).to(device) for t in zip(*learn.dls.valid.dataset)]
 
+
+def terms_of(learn, part=slice(None)):
+    "Class and box term of a part of the validation images."
+    images, boxes, labels = (t[part] for t in valid_batch(learn))
+    learn.model.eval()
+    with torch.no_grad(): terms = learn.loss_func.terms(learn.model(images), boxes, labels)
+    return [t.item() for t in terms]
+
+
+@pytest.fixture
+def learn(shapes16, tmp_path):
+    return learner(shapes16[:9], shapes16[9:], path=tmp_path, history=tmp_path/'history.csv')
+
+
+# ---- the table
 
 def test_history_has_a_row_per_epoch_over_all_fits(learn, tmp_path):
-    fit(learn, 1, 1e-3); fit(learn, 2, 1e-3)
+    fit(learn, 1, 1e-3)
+    fit(learn, 2, 1e-3)
     with open(tmp_path/'history.csv', newline='') as f: rows = list(csv.DictReader(f))
     assert [r['epoch'] for r in rows] == ['0', '1', '2']
-    assert list(rows[0]) == ['epoch', 'train_loss', 'valid_loss', 'class_loss', 'box_loss', 'seconds']
+    assert list(rows[0]) == ['epoch', *COLUMNS, 'seconds']
     for r, kept in zip(rows, learn.history.rows):
         assert {k: float(v) for k, v in r.items()} == kept
-        assert kept['class_loss'] + kept['box_loss'] == pytest.approx(kept['valid_loss'], rel=1e-4)
+        total = kept['class_loss'] + kept['box_loss']
+        assert total == pytest.approx(kept['valid_loss'], rel=1e-4)
     assert [p.name for p in tmp_path.iterdir()] == ['history.csv']
 
+
+def test_more_metrics_are_columns(shapes16, tmp_path):
+    def objects(preds, boxes, labels): return (labels > 0).sum() / len(labels)
+    learn = learner(shapes16[:9], shapes16[9:], history=tmp_path/'h.csv',
+                    metrics=[AvgMetric(objects)])
+    row = fit(learn, 1, 1e-3)[0]
+    assert list(row) == ['epoch', *COLUMNS, 'objects', 'seconds']
+    assert row['objects'] == pytest.approx(sum(len(s.labels) for s in shapes16[9:]) / 7)
+    assert (tmp_path/'h.csv').read_text().splitlines()[0].split(',') == list(row)
+
+
+def test_history_needs_no_time_column(learn):
+    learn.recorder.add_time = False
+    assert list(fit(learn, 1, 1e-3)[0]) == ['epoch', *COLUMNS, 'seconds']
+
+
+def test_validate_gives_the_same_again_and_adds_no_row(learn):
+    row = fit(learn, 1, 1e-3)[0]
+    with learn.no_bar(): again = learn.validate()
+    assert list(again) == pytest.approx([row[k] for k in COLUMNS[1:]], rel=1e-4)
+    assert len(learn.history.rows) == 1
+
+
+def test_lr_find_gives_a_rate_and_leaves_weights_and_history(learn, tmp_path):
+    before = [p.clone() for p in learn.model.parameters()]
+    with learn.no_bar(), learn.no_logging(): found = learn.lr_find(num_it=12, show_plot=False)
+    assert 0 < found[0] < 10
+    assert learn.history.rows == [] and not (tmp_path/'history.csv').exists()
+    after = learn.model.parameters()
+    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(before, after))
+    assert len(fit(learn, 1, 1e-3)) == 1
+
+
+# ---- the losses
 
 def test_validation_loss_is_that_of_full_batches(learn):
     "7 pictures in batches of 4 and 3: the sum over all, times 4/7."
     row = fit(learn, 1, 1e-3)[0]
-    model, device = learn.model.eval(), next(learn.model.parameters()).device
-    items = [torch.stack(t).to(device) for t in zip(*learn.dls.valid.dataset)]
-    with torch.no_grad(): terms = [t.item() * 4 / 7 for t in learn.loss_func.terms(model(items[0]), *items[1:])]
-    assert row['class_loss'] == pytest.approx(terms[0], rel=1e-4) and row['box_loss'] == pytest.approx(terms[1], rel=1e-4)
+    terms = [t * 4 / 7 for t in terms_of(learn)]
+    assert [row['class_loss'], row['box_loss']] == pytest.approx(terms, rel=1e-4)
     assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4)
 
 
@@ -60,90 +117,40 @@ def test_the_validation_loss_of_a_mean_is_not_scaled(shapes16):
     "fastai weighs the batches of 4 and 3 by their pictures."
     learn = learner(shapes16[:9], shapes16[9:], loss=MultiBoxLoss)
     row = fit(learn, 1, 1e-3)[0]
-    model, device = learn.model.eval(), next(learn.model.parameters()).device
-    items = [torch.stack(t).to(device) for t in zip(*learn.dls.valid.dataset)]
-    with torch.no_grad(): parts = [learn.loss_func.terms(model(items[0][p]), *(t[p] for t in items[1:])) for p in (slice(4), slice(4, 7))]
-    terms = [(4 * a + 3 * b).item() / 7 for a, b in zip(*parts)]
-    assert [row['class_loss'], row['box_loss']] == pytest.approx(terms, rel=1e-4) and row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4)
+    four, three = terms_of(learn, slice(4)), terms_of(learn, slice(4, 7))
+    terms = [(4 * a + 3 * b) / 7 for a, b in zip(four, three)]
+    assert [row['class_loss'], row['box_loss']] == pytest.approx(terms, rel=1e-4)
+    assert row['valid_loss'] == pytest.approx(sum(terms), rel=1e-4)
 
 
-def test_more_metrics_are_columns(shapes16, tmp_path):
-    from fastai.learner import AvgMetric
-    def objects(preds, boxes, labels): return (labels > 0).sum() / len(labels)
-    learn = learner(shapes16[:9], shapes16[9:], history=tmp_path/'h.csv', metrics=[AvgMetric(objects)])
-    row = fit(learn, 1, 1e-3)[0]
-    assert list(row) == ['epoch', 'train_loss', 'valid_loss', 'class_loss', 'box_loss', 'objects', 'seconds']
-    assert row['objects'] == pytest.approx(sum(len(s.labels) for s in shapes16[9:]) / 7)
-    assert (tmp_path/'h.csv').read_text().splitlines()[0].split(',') == list(row)
+def test_the_two_terms_are_metrics_of_a_full_batch():
+    class Fixed(nn.Module):
+        reduction = 'sum'
+        def terms(self, preds, boxes, labels): return boxes.sum(), 2 * boxes.sum()
 
-
-@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
-def test_mixed_precision_is_one_switch(shapes16, loss):
-    "Weights and results stay in single precision, and the losses nearly what they are without."
-    rows, seen = {}, []
-    for bf16 in (False, True):
-        learn = learner(shapes16[:8], shapes16[8:], loss=loss, bf16=bf16)
-        learn.model[0].register_forward_hook(lambda m, i, out: seen.append((out if loss is SSDLoss else out[-1]).dtype))
-        rows[bf16] = fit(learn, 2, 1e-3)
-        assert learn.model.bf16 == bf16 and seen[-1] == (torch.bfloat16 if bf16 else torch.float32)
-        assert {p.dtype for p in learn.model.parameters()} == {torch.float32}
-    for exact, rough in zip(rows[False], rows[True]):
-        assert rough['train_loss'] == pytest.approx(exact['train_loss'], rel=.1) and rough['train_loss'] != exact['train_loss']
-
-
-def test_validate_gives_the_same_again_and_adds_no_row(learn):
-    row = fit(learn, 1, 1e-3)[0]
-    with learn.no_bar(): again = learn.validate()
-    assert list(again) == pytest.approx([row[k] for k in ('valid_loss', 'class_loss', 'box_loss')], rel=1e-4)
-    assert len(learn.history.rows) == 1
-
-
-@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
-def test_a_frozen_body_has_only_batchnorm_that_learns(shapes16, loss):
-    learn = learner(shapes16[:9], shapes16[9:], loss=loss)
-    body, head = learn.model
-    norms = {id(p) for m in body.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    learn.freeze()
-    assert norms and {id(p) for p in body.parameters() if p.requires_grad} == norms
-    assert all(p.requires_grad for p in head.parameters())
-    before = {n: p.clone() for n, p in learn.model.named_parameters()}
-    fit(learn, 1, 1e-3)
-    for n, p in learn.model.named_parameters():
-        assert torch.equal(p.cpu(), before[n].cpu()) == (n.startswith('0.') and id(p) not in norms), n
-    learn.unfreeze()
-    assert all(p.requires_grad for p in learn.model.parameters())
-
-
-def test_weights_are_saved_under_a_name_and_loaded(learn, tmp_path, shapes16):
-    fit(learn, 1, 1e-3)
-    learn.save('one')
-    want = [p.clone() for p in learn.model.state_dict().values()]
-    fit(learn, 1, 1e-2)
-    assert not all(torch.equal(a, b) for a, b in zip(want, learn.model.state_dict().values()))
-    other = learner(shapes16[:9], shapes16[9:], path=tmp_path)
-    for l in (learn, other): assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(want, l.load('one').model.state_dict().values()))
-
-
-def test_lr_find_gives_a_rate_and_leaves_weights_and_history(learn, tmp_path):
-    before = [p.clone() for p in learn.model.parameters()]
-    with learn.no_bar(), learn.no_logging(): found = learn.lr_find(num_it=12, show_plot=False)
-    assert 0 < found[0] < 10 and learn.history.rows == [] and not (tmp_path/'history.csv').exists()
-    assert all(torch.equal(a.cpu(), b.cpu()) for a, b in zip(before, learn.model.parameters()))
-    assert len(fit(learn, 1, 1e-3)) == 1
+    loss = Fixed()
+    class_loss, box_loss = loss_terms(loss, bs=4)
+    assert (class_loss.name, box_loss.name) == ('class_loss', 'box_loss')
+    boxes = torch.ones(2, 1)
+    assert class_loss.func(None, boxes, None) == 4 and box_loss.func(None, boxes, None) == 8
+    loss.reduction = 'mean'
+    assert class_loss.func(None, boxes, None) == 2 and box_loss.func(None, boxes, None) == 4
 
 
 @pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
 def test_batches_without_objects_train(tmp_path, loss):
-    train, valid = (samples(tmp_path/d, n, objects=lambda i: 0) for d, n in [('train', 4), ('valid', 3)])
+    train, valid = (samples(tmp_path/d, n, objects=lambda i: 0)
+                    for d, n in [('train', 4), ('valid', 3)])
     rows = fit(learner(train, valid, bs=2, vocab=Vocab('abc'), loss=loss), 1, 1e-3)
-    assert rows[0]['box_loss'] == 0 and 0 < rows[0]['valid_loss'] < 1e3 and rows[0]['train_loss'] < 1e3
+    assert rows[0]['box_loss'] == 0
+    assert 0 < rows[0]['valid_loss'] < 1e3 and rows[0]['train_loss'] < 1e3
 
 
 @pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
 def test_one_batch_can_be_learnt_by_heart(shapes16, loss):
     learn = learner(shapes16[:4], shapes16[:4], loss=loss)
     rows = fit(learn, 45, 3e-3)
-    assert rows[-1]['valid_loss'] < .6 * rows[0]['valid_loss'] and rows[-1]['train_loss'] < .6 * rows[0]['train_loss']
+    for name in ('valid_loss', 'train_loss'): assert rows[-1][name] < .6 * rows[0][name]
 
 
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
@@ -159,20 +166,135 @@ def test_a_loss_that_is_not_finite_stops_training(shapes16, bad):
 
 
 def test_wrong_anchors_are_refused_before_the_first_step(shapes16):
-    with pytest.raises(ValueError, match='grid_sizes'): fit(learner(shapes16[:8], shapes16[8:], loss=SSDLoss(make_anchors(), len(VOCAB))), 1)
+    wrong = SSDLoss(make_anchors(), len(VOCAB))
+    learn = learner(shapes16[:8], shapes16[8:], loss=wrong)
+    with pytest.raises(ValueError, match='grid_sizes'): fit(learn, 1)
 
 
-# ---- files
+def test_the_learner_takes_the_steps_of_a_plain_loop(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:], bs=4)
+    device = learn.dls.device
+    fit(learn, 2, 1e-3)
+    other = learner(shapes16[:8], shapes16[8:], bs=4)
+    model = other.model.to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=1e-5)
+    model.train()
+    for _ in range(2):
+        for batch in other.dls.train:
+            images, boxes, labels = (t.to(device) for t in batch)
+            other.loss_func(model(images), boxes, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    for a, b in zip(learn.model.parameters(), model.parameters()):
+        assert torch.allclose(a, b, atol=1e-5)
 
-@pytest.mark.parametrize('error', [OSError, KeyboardInterrupt])
-def test_an_interrupted_file_leaves_the_old_one(tmp_path, error):
-    file = tmp_path/'x.json'
-    for old in (None, 'old'):
-        if old: file.write_text(old)
-        with pytest.raises(error), atomic_write(file) as f:
-            f.write_text('half')
-            raise error
-        assert [p.name for p in tmp_path.iterdir()] == (['x.json'] if old else [])
-    assert file.read_text() == 'old'
-    with atomic_write(file) as f: f.write_text('new'); assert f.suffix == '.json' and file.read_text() == 'old'
-    assert file.read_text() == 'new' and len(list(tmp_path.iterdir())) == 1
+
+# ---- half the bits
+
+def bf16_state(model):
+    "Whether anything of a batch is left: the mode, or hooks."
+    device = next(model.parameters()).device.type
+    return torch.is_autocast_enabled(device), len(model._forward_hooks)
+
+
+@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
+def test_mixed_precision_is_one_switch(shapes16, loss):
+    "Weights and results stay in single precision, and the losses nearly what they are without."
+    rows = {}
+    for bf16 in (False, True):
+        seen = []
+        learn = learner(shapes16[:8], shapes16[8:], loss=loss, bf16=bf16)
+
+        def look(module, args, out):
+            seen.append((out if loss is SSDLoss else out[-1]).dtype)
+
+        learn.model[0].register_forward_hook(look)
+        rows[bf16] = fit(learn, 2, 1e-3)
+        # training and validation alike
+        assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
+        assert {p.dtype for p in learn.model.parameters()} == {torch.float32}
+        images = valid_batch(learn)[0]
+        assert {p.dtype for p in learn.model(images)} == {torch.float32}
+        assert seen[-1] == torch.float32 and bf16_state(learn.model) == (False, 0)
+    for exact, rough in zip(rows[False], rows[True]):
+        assert rough['train_loss'] == pytest.approx(exact['train_loss'], rel=.1)
+        assert rough['train_loss'] != exact['train_loss']
+
+
+def test_the_loss_is_computed_in_single_precision(shapes16):
+    seen = []
+
+    class Notes(SSDLoss):
+        def forward(self, preds, boxes, labels):
+            seen.extend(p.dtype for p in preds)
+            seen.append(bool(torch.is_autocast_enabled(boxes.device.type)))
+            return super().forward(preds, boxes, labels)
+
+    loss = Notes(make_anchors(grids=(2,)), len(VOCAB))
+    fit(learner(shapes16[:8], shapes16[8:], loss=loss, bf16=True), 1, 1e-3)
+    assert set(seen) == {torch.float32, False}
+
+
+def test_nothing_is_left_of_a_forward_pass_that_fails(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:], bf16=True)
+
+    def broken(x): raise MemoryError('too much')
+
+    learn.model[1].forward = broken
+    with pytest.raises(MemoryError): fit(learn, 1)
+    assert bf16_state(learn.model) == (False, 0)
+    del learn.model[1].forward
+    assert len(fit(learn, 1, 1e-3)) == 1 and bf16_state(learn.model) == (False, 0)
+
+
+@pytest.mark.parametrize('error', [CancelBatchException, RuntimeError])
+def test_nothing_is_left_of_a_batch_that_another_callback_ends(shapes16, error):
+    class Skip(Callback):
+        order = 99
+        def before_batch(self): raise error()
+
+    learn = learner(shapes16[:8], shapes16[8:], bf16=True, cbs=[Skip()])
+    try: fit(learn, 1)
+    except error: pass
+    assert bf16_state(learn.model) == (False, 0)
+
+
+def test_without_the_switch_there_is_no_callback(shapes16):
+    for bf16 in (False, True):
+        learn = learner(shapes16[:8], shapes16[8:], bf16=bf16)
+        kinds = [type(cb) for cb in learn.cbs]
+        assert (BFloat16 in kinds) == bf16 and {FullBatchLoss, History} <= set(kinds)
+
+
+# ---- freezing, saving
+
+@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
+def test_a_frozen_body_has_only_batchnorm_that_learns(shapes16, loss):
+    learn = learner(shapes16[:9], shapes16[9:], loss=loss)
+    body, head = learn.model
+    layers = [m for m in body.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = {id(p) for m in layers for p in m.parameters()}
+    learn.freeze()
+    assert norms and {id(p) for p in body.parameters() if p.requires_grad} == norms
+    assert all(p.requires_grad for p in head.parameters())
+    before = {n: p.clone() for n, p in learn.model.named_parameters()}
+    fit(learn, 1, 1e-3)
+    for n, p in learn.model.named_parameters():
+        held = n.startswith('0.') and id(p) not in norms
+        assert torch.equal(p.cpu(), before[n].cpu()) == held, n
+    learn.unfreeze()
+    assert all(p.requires_grad for p in learn.model.parameters())
+
+
+def test_weights_are_saved_under_a_name_and_loaded(learn, tmp_path, shapes16):
+    def same(weights, model):
+        pairs = zip(weights, model.state_dict().values())
+        return all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
+
+    fit(learn, 1, 1e-3)
+    learn.save('one')
+    want = [p.clone() for p in learn.model.state_dict().values()]
+    fit(learn, 1, 1e-2)
+    assert not same(want, learn.model)
+    other = learner(shapes16[:9], shapes16[9:], path=tmp_path)
+    for l in (learn, other): assert same(want, l.load('one').model)
