@@ -125,6 +125,12 @@ def read_rows():
     with open(FILE, newline="") as f: return list(csv.DictReader(f.readlines()[1:]))
 
 
+def done_runs():
+    done = []
+    for row in read_rows(): done.append([row[name] for name in COLUMNS[:4]])
+    return done
+
+
 def add_row(row):
     "Append to the file; the first line says where it was measured."
     new = not FILE.exists()
@@ -136,8 +142,9 @@ def add_row(row):
 
 
 def mean_and_spread(values):
-    values = [float(v) for v in values]
-    return f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+    values = np.array(values, dtype=float)
+    # of a sample: with one seed there is no spread, nan
+    return f"{values.mean():.3f} ± {np.std(values, ddof=1):.3f}"
 
 
 def summary(rows):
@@ -162,8 +169,8 @@ def main():
     train, valid = split_samples(shapes(N_IMAGES, seed=0))
     plan = [(seed, key) for seed in range(args.seeds) for key in CHOICES]
     for seed, key in plan if not args.show else []:
-        done = {(r["choice"], r["value"], int(r["seed"]), int(r["epochs"])) for r in read_rows()}
-        if (*key, seed, args.epochs) in done: continue
+        wanted = [*key, str(seed), str(args.epochs)]
+        if wanted in done_runs(): continue
         recipe = preset(epochs=args.epochs, seed=seed, **RECIPE)
         start = time.perf_counter()
         report = trained_report(CHOICES[key], recipe, train, valid)

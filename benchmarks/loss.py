@@ -78,7 +78,8 @@ def torchvisions(anchors, n_classes):
 
     def loss(preds, boxes, labels):
         given = []
-        for b, l in zip(boxes, labels): given.append({"boxes": b[l > 0] * 300, "labels": l[l > 0]})
+        for b, l in zip(boxes, labels):
+            given.append({"boxes": b[l > 0] * 300, "labels": l[l > 0]})
         matched = [ssd.proposal_matcher(box_iou(t["boxes"], pixels)) for t in given]
         outputs = {"cls_logits": preds[0], "bbox_regression": preds[1]}
         return sum(ssd.compute_loss(given, outputs, [pixels] * len(boxes), matched).values())
@@ -106,10 +107,11 @@ def compare(n_anchors, rounds, device, n_classes=21):
     times = []
     for _ in range(rounds):
         times.append({name: timed(f, batch, counts[name]) for name, f in losses.items()})
-    ms = [statistics.median(t[name] for t in times) * 1e3 for name in losses]
-    pairs = ("plain", "article"), ("plain", "multi"), ("torchvision", "multi")
-    ratios = [statistics.median(t[a] / t[b] for t in times) for a, b in pairs]
-    return n_anchors, bs, *(f"{m:.2f}" for m in ms), *(f"{r:.1f}" for r in ratios)
+
+    def milliseconds(name): return f"{statistics.median(t[name] for t in times) * 1e3:.2f}"
+    def ratio(a, b): return f"{statistics.median(t[a] / t[b] for t in times):.1f}"
+    ratios = ratio("plain", "article"), ratio("plain", "multi"), ratio("torchvision", "multi")
+    return n_anchors, bs, *map(milliseconds, losses), *ratios
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class _Varied:
         image, boxes, labels = resize_sample(image, boxes, labels, self.size)
         return *self._vary(image, boxes), labels
 
-# %% ../nbs/05_augment.ipynb #24dc5f5d
+# %% ../nbs/05_augment.ipynb #ce34de5c
 class ImgaugTransform(_Varied):
     "Resize to a square, then augment with imgaug."
     def __init__(self,
@@ -110,7 +110,8 @@ def train_transform(size: int=224, # side of the result in pixels
 def _flipped(image, boxes, axis): # axis 1: left and right change places; 0: top and bottom
     boxes = boxes.copy()
     # of x1, y1, x2, y2 these two change
-    low, high = 1 - axis, 3 - axis
+    low = 1 - axis
+    high = 3 - axis
     boxes[:, [low, high]] = image.shape[axis] - boxes[:, [high, low]]
     return np.flip(image, axis), boxes
 
@@ -127,13 +128,13 @@ class FlipTransform(_Varied):
     def _reseed(self, seed): self.random = np.random.default_rng(seed)
 
     def _vary(self, image, boxes):
-        # both numbers are drawn in any case, so that `vertical` leaves the other flips as they are
+        # two numbers are drawn in any case, so that `vertical` leaves the other flips alone
         sideways, upright = self.random.random(2) < (.5, .5 * self.vertical)
         if sideways: image, boxes = _flipped(image, boxes, 1)
         if upright: image, boxes = _flipped(image, boxes, 0)
         return image, boxes
 
-# %% ../nbs/05_augment.ipynb #fd754b66
+# %% ../nbs/05_augment.ipynb #de76779b
 #| code-fold: true
 @patch
 def __getstate__(self: ImgaugTransform):

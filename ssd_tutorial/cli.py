@@ -10,7 +10,7 @@ from typing import Annotated
 
 from fastcore.script import call_parse
 
-from .model import SMALL_ARCHS, ssd_body
+from .model import SMALL_ARCHS
 from .recipes import preset
 from .runs import evaluate_folder, predict_files, train_detector
 
@@ -21,21 +21,17 @@ def _one_sentence(command, f, *args):
     except (ValueError, OSError) as e: raise SystemExit(f'{command}: {e}') from None
 
 # %% ../nbs/15_cli.ipynb #fcf9a262
-def _with_weights(recipe, given):
-    "The recipe, or the one from scratch where ImageNet weights cannot be downloaded."
-    if not recipe.pretrained: return recipe
-    try: ssd_body(recipe.arch)
-    except ConnectionError as e:
-        print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
-        return preset(recipe.model, 'scratch', **given)
-    return recipe
-
 def _train(data, out, model, scratch, lenient, given):
     small = given.get('arch') in SMALL_ARCHS
     situation = 'scratch' if scratch or small else 'pretrained'
     if data == 'shapes': situation = 'shapes'
-    recipe = _with_weights(preset(model, situation, **given), given)
-    return train_detector(data, out, recipe, lenient)
+    recipe = preset(model, situation, **given)
+    try: return train_detector(data, out, recipe, lenient)
+    except ConnectionError as e:
+        if not recipe.pretrained: raise
+        # without a network there are no ImageNet weights
+        print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
+    return train_detector(data, out, preset(model, 'scratch', **given), lenient)
 
 # %% ../nbs/15_cli.ipynb #e6bd864b
 @call_parse
@@ -44,18 +40,18 @@ def ssd_train(
     out:str='runs/train', # folder for detector, losses, metrics and a figure
     model:str='ssd', # ssd (several grids) or article (one grid, one anchor per cell)
     scratch:bool=False, # random weights instead of ImageNet's (shapes: always)
-    arch:str=None, # body: a torchvision classifier, resnet8 or resnet10
-    size:int=None, # image side in pixels
-    frozen:int=None, # epochs with a frozen body, before the others
-    epochs:int=None, # epochs with everything free
-    lr:float=None, # learning rate
-    bs:int=None, # images per batch
-    augment:str=None, # article, flip, flips (also upside down) or none
-    workers:int=None, # processes that load images (default: 0 without a GPU)
+    arch:str=None, # torchvision classifier, resnet8 or resnet10 [resnet34; scratch resnet10]
+    size:int=None, # image side in pixels [224; shapes 128]
+    frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
+    epochs:int=None, # epochs with everything free [30; scratch 40, shapes 18]
+    lr:float=None, # learning rate [5e-4; scratch 2e-3, shapes 3e-3]
+    bs:int=None, # images per batch [32; scratch 8, shapes 32]
+    augment:str=None, # article, flip, flips (also upside down) or none [article; scratch flip]
+    workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
 ):
-    "Train a detector. What is not given comes from the presets of `recipes`."
+    "Train a detector. In brackets: the presets of the ssd model (module `recipes`)."
     given = dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs,
                  augment=augment, workers=workers, seed=seed)
     given = {k: v for k, v in given.items() if v is not None}

@@ -128,7 +128,7 @@ class Curve(NamedTuple):
         "Number of objects that some detection has hit."
         return round(self.recall.max(initial=0) * self.objects)
 
-# %% ../nbs/12_evaluate.ipynb #3a30c1cd
+# %% ../nbs/12_evaluate.ipynb #ccc9a9ca
 def pr_curves(rows, # class, score, and 1 for a hit or 0; equal scores keep their order
               samples, # list of `Sample`, whose objects count unless they are difficult
     ) -> dict: # class to `Curve`, for the classes that have objects
@@ -170,7 +170,7 @@ def _coco_metric():
     metric.warn_on_many_detections = False
     return metric
 
-# %% ../nbs/12_evaluate.ipynb #675d1a58
+# %% ../nbs/12_evaluate.ipynb #69dc9b92
 def coco_aps(detections, # list of `Detections`, one for each image
              samples, # list of `Sample`, in the same order
              vocab: Vocab, # names every class that occurs
@@ -210,9 +210,9 @@ class MeanAP(Metric):
         self.truth = []
 
     def accumulate(self, learn):
-        # class numbers serve as class names
-        truth = [Sample('', boxes[labels > 0], labels[labels > 0].tolist())
-                 for boxes, labels in zip(*[t.cpu() for t in learn.yb])]
+        # class numbers serve as names; a zero is padding
+        boxes, labels = [t.cpu() for t in learn.yb]
+        truth = [Sample('', b[l > 0], l[l > 0].tolist()) for b, l in zip(boxes, labels)]
         preds = [t.detach().float().cpu() for t in learn.pred]
         raw = decode_predictions(preds, self.anchors)
         kept = non_max_suppression(*raw, self.score_thresh, self.nms_thresh)
@@ -262,7 +262,7 @@ class Report(Table):
     voc07 = property(lambda self: mean_ap(self.curves, 11), doc='VOC 2007, eleven points')
     voc = property(lambda self: mean_ap(self.curves), doc='VOC from 2010 on, all points')
 
-# %% ../nbs/12_evaluate.ipynb #e10ea979
+# %% ../nbs/12_evaluate.ipynb #5e4cb818
 @patch(as_prop=True)
 def title(self: Report):
     n = sum(map(len, self.detections))

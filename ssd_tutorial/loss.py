@@ -114,13 +114,13 @@ class _AnchorLoss(nn.Module):
         self.neg_thresh = neg_thresh
         self._coder = anchors.coder
         # buffers go where the module goes; it is made with them, so they are not saved
-        self.register_buffer('_cxcywh', anchors.cxcywh, persistent=False)
-        self.register_buffer('_cell', anchors.cell, persistent=False)
+        self.register_buffer('_anchor_boxes', anchors.cxcywh, persistent=False)
+        self.register_buffer('_anchor_cells', anchors.cell, persistent=False)
 
     @property
     def anchors(self) -> Anchors:
         "The anchors, on the device of the loss."
-        return Anchors(self._cxcywh, self._cell, self._coder)
+        return Anchors(self._anchor_boxes, self._anchor_cells, self._coder)
 
     def targets(self, boxes, labels):
         "Class `(B,A)` and object's box `(B,A,4)` of every anchor."

@@ -26,7 +26,7 @@ class Sample:
     path: Path # image file
     boxes: np.ndarray # `(N,4)` xyxy in pixels; `(0,4)` for an image without objects
     labels: list # `N` class names
-    difficult: list=None # `N` booleans, True where evaluation ignores the object; by default none
+    difficult: list=None # `N` booleans, True if evaluation ignores the object; by default none
 
     def __post_init__(self):
         self.path = Path(self.path)
@@ -40,7 +40,7 @@ class Sample:
                 f'{self.path}: {len(self.boxes)} boxes, {len(self.labels)} labels and '
                 f'{len(self.difficult)} difficult flags; every object needs one of each')
 
-# %% ../nbs/01_readers.ipynb #6f30869f
+# %% ../nbs/01_readers.ipynb #8744db96
 def _open(path):
     "An image whose head has been read. Raises `FileNotFoundError` or `ValueError`."
     if not Path(path).is_file():
@@ -81,7 +81,8 @@ def _voc_object(element):
 
 def _voc_sample(xml, images):
     "Read one annotation file; `images`: name or stem -> path. Raises `ValueError`."
-    if not xml.is_file(): raise ValueError(f'{xml}: no such annotation, though the split lists it')
+    if not xml.is_file():
+        raise ValueError(f'{xml}: no such annotation, though the split lists it')
     try: root = ET.parse(xml).getroot()
     except ET.ParseError as e: raise ValueError(f'{xml}: not an XML file ({e})') from e
     objects = []
@@ -109,7 +110,7 @@ def _without_faulty(sample):
     labels = [sample.labels[i] for i in good]
     return Sample(sample.path, boxes, labels, [sample.difficult[i] for i in good]), named
 
-# %% ../nbs/01_readers.ipynb #cc5a1409
+# %% ../nbs/01_readers.ipynb #de132f54
 def _listed(faults):
     "The first ten faults, a line for each."
     lines = faults[:10]
@@ -131,7 +132,7 @@ def _validated(root, pairs, faults, drop_bad):
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
-# %% ../nbs/01_readers.ipynb #901cad04
+# %% ../nbs/01_readers.ipynb #98cd180e
 def _voc_trees(root):
     "Folders with VOC annotations: at or below `root`, or above it if it is part of a tree."
     below = sorted({p.parent for p in root.rglob('Annotations') if p.is_dir()})
@@ -149,7 +150,7 @@ def voc_splits(root # any level of a Pascal VOC tree
     # cat_train belongs to a class if there is a list train, too
     return sorted(n for n in names if '_' not in n or n.rpartition('_')[2] not in names)
 
-# %% ../nbs/01_readers.ipynb #adda9481
+# %% ../nbs/01_readers.ipynb #fdf88ea9
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp'}
 
 def _voc_files(tree, split):
@@ -172,11 +173,11 @@ def _voc_images(tree):
     return images
 
 # %% ../nbs/01_readers.ipynb #55c9f9ba
-def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files beside their images
+def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files and images
              split: str='train', # list in ImageSets/Main; None reads every annotation
              drop_bad: bool=False, # leave out faulty objects and images instead of raising
     ) -> list: # `Sample`s; several years in one tree are joined
-    "Read a Pascal VOC tree. Raises `FileNotFoundError` or `ValueError` that lists what is wrong."
+    "Read a Pascal VOC tree. Raises `FileNotFoundError`, or `ValueError` that lists all faults."
     root = Path(root).absolute()
     if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder')
     trees = _voc_trees(root)
@@ -199,7 +200,7 @@ def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files be
             except ValueError as e: faults.append(str(e))
     return _validated(root, pairs, faults, drop_bad)
 
-# %% ../nbs/01_readers.ipynb #bd7c5a87
+# %% ../nbs/01_readers.ipynb #0661625a
 def _is_box(box):
     "Whether it is a list of four numbers."
     if not isinstance(box, list) or len(box) != 4: return False
@@ -241,7 +242,7 @@ def _coco_pairs(file, coco, folder):
         pairs.append((sample, f"{file}: image {i['file_name']}"))
     return pairs, faults
 
-# %% ../nbs/01_readers.ipynb #8a5b8d9a
+# %% ../nbs/01_readers.ipynb #a0927203
 def _load_coco(file):
     "The content of a COCO file. Raises `ValueError` if something is missing that is needed."
     other = f'{file}: not a COCO file; it needs the lists images, annotations and categories'
@@ -269,12 +270,12 @@ def _coco_images(file, coco):
     raise ValueError(f'{file}: its first image {name} is in none of {[str(d) for d in tried]}; '
                      'pass the folder as images=')
 
-# %% ../nbs/01_readers.ipynb #a99a7435
+# %% ../nbs/01_readers.ipynb #a8d22f43
 def read_coco(annotations, # COCO JSON file
               images=None, # folder of the images; by default it is looked for around the file
               drop_bad: bool=False, # leave out faulty objects and images instead of raising
     ) -> list: # `Sample`s in the file's order; `ignore` and `iscrowd` become `difficult`
-    "Read a COCO JSON file. Raises `FileNotFoundError` or `ValueError` that lists what is wrong."
+    "Read a COCO JSON file. Raises `FileNotFoundError`, or `ValueError` that lists all faults."
     file = Path(annotations)
     if not file.is_file(): raise FileNotFoundError(f'{file}: no such annotation file')
     coco = _load_coco(file)
@@ -284,7 +285,8 @@ def read_coco(annotations, # COCO JSON file
     return _validated(file, pairs, faults, drop_bad)
 
 # %% ../nbs/01_readers.ipynb #880e50b7
-PASCAL_CLASSES = '''aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
+PASCAL_CLASSES = '''
+    aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse
     motorbike person pottedplant sheep sofa train tvmonitor'''.split()
 PASCAL_SHORT = dict(aeroplane='plane', diningtable='table', motorbike='motor',
                     pottedplant='plant', tvmonitor='tv')

@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from .data import Vocab, split_samples
 from .errors import find_errors
 from .evaluate import MeanAP
+from .model import has_bf16
 from .predict import Detector, show_predictions
 from .readers import (IMAGE_SUFFIXES, PASCAL_CLASSES, PASCAL_SHORT, Sample,
                                   atomic_write, check_images, pascal_2007, read_voc)
@@ -50,6 +51,7 @@ def _facts(report, learn, recipe, data, start):
         anchors=len(learn.loss_func.anchors), n_train=len(datasets[0]),
         n_valid=len(datasets[1]),
         classes=report.vocab.names[1:], data=Path(data).name, **asdict(recipe),
+        bf16=has_bf16(device),
         device=torch.cuda.get_device_name() if device.type == 'cuda' else device.type,
         seconds=round(time.time() - start, 1))
     odd = [k for k, v in facts.items() if isinstance(v, float) and not math.isfinite(v)]

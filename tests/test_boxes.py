@@ -125,7 +125,8 @@ def test_the_gradient_of_iou_is_torchvisions(seed, n, m):
 @pytest.mark.parametrize('shapes', [
     ((3,), (2,)), ((2, 3), (2, 2)), ((2, 3), (4,)), ((2, 1, 3), (2, 2))])
 def test_the_gradient_of_iou_is_that_of_finite_differences(shapes):
-    assert torch.autograd.gradcheck(box_iou, [random_boxes(i, *s) for i, s in enumerate(shapes)])
+    pair = [random_boxes(i, *s) for i, s in enumerate(shapes)]
+    assert torch.autograd.gradcheck(box_iou, pair)
 
 
 @given(boxes(), st.floats(.5, 3), st.floats(.5, 3))

@@ -359,6 +359,7 @@ def test_files_that_are_no_detector(detector, tmp_path):
         assert one_line(e)
 
 
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol:UserWarning')
 @pytest.mark.parametrize('zipped', [True, False])
 def test_damaged_bytes_are_refused_whatever_they_make_of_pickle(zipped, tmp_path):
     "A small file, changed in one to ten places, or cut."
@@ -637,7 +638,7 @@ def test_show_predictions_of_fewer_images_than_asked_for(shapes16):
 @pytest.mark.parametrize('thresh', [.11, .5])
 def test_the_articles_figure(shapes16, thresh):
     "All anchors with number and class; without background; the boxes they are bent to."
-    model = speak_up(ssd_model('resnet8', 9, pretrained=False), 2)
+    model = speak_up(ssd_model('resnet8', 9, pretrained=False), 2).eval()
     ds = shapes_dataset(shapes16[:1], 128)
     anchors = make_anchors()
     fig = show_predictions(model, anchors, ds, score_thresh=thresh)
@@ -656,7 +657,7 @@ def test_the_articles_figure(shapes16, thresh):
 
 @pytest.mark.parametrize('coder', [SSDCoder(), TanhCoder()])
 def test_many_anchors_are_drawn_by_their_own_coder_and_background_as_dots(shapes16, coder):
-    model = speak_up(ssd_model('resnet8', 9, pretrained=False, k=2, maps=2), 5)
+    model = speak_up(ssd_model('resnet8', 9, pretrained=False, k=2, maps=2), 5).eval()
     anchors = make_anchors(grid_sizes(model, 64), (.8, 1.6), coder=coder)
     ds = shapes_dataset(shapes16[:1], 64)
     with torch.no_grad(): classes, acts = model(ds[0][0][None])

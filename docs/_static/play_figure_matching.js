@@ -11,7 +11,7 @@
   ]
 
   // What becomes of each anchor: the kind is its class in the drawing and in the table.
-  function verdicts({labels, index, forcedBy}) {
+  function targets({labels, index, forcedBy}) {
     return labels.map((label, a) => {
       const name = NAMES[index[a]]
       if (forcedBy[a] >= 0) return {kind: 'forced', name, text: `${name}\nforced`}
@@ -51,7 +51,7 @@
     const boxes = [[.1, .2, .5, .6], [.5, .5, .9, 1]]
     let zone = 0  // width of the ignore zone
     const range = [0, 1, .01, .4]
-    const [matchRow, matchThresh, putMatch] = slider('match_thresh', range, () => {
+    const [matchRow, matchThresh] = slider('match_thresh', range, () => {
       putNeg(Math.max(matchThresh() - zone, 0))
       update()
     })
@@ -88,7 +88,7 @@
 
     function update() {
       const result = match(ANCHORS, boxes, LABELS, matchThresh(), negThresh())
-      const all = verdicts(result)
+      const all = targets(result)
       shapes.forEach((shape, i) => set(shape, {points: shapePoints(NAMES[i], boxes[i])}))
       drawAnchors(all)
       fill([
