@@ -145,7 +145,8 @@ def fit_ssdlite(net, loader, seconds, lr=4e-3):
     opt = torch.optim.AdamW(net.parameters(), lr, fused=True)
     rate = combined_cos(.25, lr / 25, lr, lr / 1e5)
     momentum = combined_cos(.25, .95, .85, .95)
-    step, start = 0, time.perf_counter()
+    step = 0
+    start = time.perf_counter()
     while True:
         for batch in loader:
             took = time.perf_counter() - start

@@ -51,6 +51,11 @@ def run(ds, bs, collate):
     return time.perf_counter() - start
 
 
+def round_of(sets, f):
+    "`f` of each data set in turn."
+    return {name: f(ds) for name, ds in sets.items()}
+
+
 def shares(ds, bs):
     "Milliseconds per image of each part."
     clock = Clock()
@@ -80,9 +85,9 @@ def main(args, samples):
     first = next(iter(sets))
     # the first pass fills the memory, and warms the file system's
     for ds in sets.values(): run(ds, args.bs, collate(ds))
-    times = [{k: run(ds, args.bs, collate(ds)) for k, ds in sets.items()}
-             for _ in range(args.rounds)]
-    parts = [{k: shares(ds, args.bs) for k, ds in sets.items()} for _ in range(args.rounds)]
+    rounds = range(args.rounds)
+    times = [round_of(sets, lambda ds: run(ds, args.bs, collate(ds))) for _ in rounds]
+    parts = [round_of(sets, lambda ds: shares(ds, args.bs)) for _ in rounds]
     print(f"{machine()}, OpenCV {cv2.__version__}; {len(samples)} images, "
           f"{args.size} pixels for the model\n")
     rows = []
@@ -95,7 +100,8 @@ def main(args, samples):
            "ratio to the first"], rows)
     rows = []
     for p in PARTS:
-        ms = [statistics.median(r[k].get(p, 0) for r in parts) for k in sets]
+        ms = []
+        for k in sets: ms.append(statistics.median(r[k].get(p, 0) for r in parts))
         rows.append((p, *(f"{v:.2f}" for v in ms)))
     table(["ms per image", *(f"{source}, {name}" for source, name in sets)], rows)
 

@@ -87,7 +87,8 @@ def clocked(f):
 def race(runs, rounds, n_images, score):
     "Rows of the table: both detectors in turn, round after round."
     for f in runs.values(): f()      # warm up
-    times = [{k: clocked(f) for k, f in runs.items()} for _ in range(rounds)]
+    times = []
+    for _ in range(rounds): times.append({k: clocked(f) for k, f in runs.items()})
     peer = list(runs)[1]
     for k in runs:
         seconds = statistics.median(t[k][0] for t in times)
@@ -96,8 +97,10 @@ def race(runs, rounds, n_images, score):
         yield k, score, f"{boxes:.1f}", f"{n_images / seconds:.0f}", f"{ratio:.2f}"
 
 
-def medians(parts):
-    return {k: statistics.median(p.get(k, 0) for p in parts) for k in PARTS}
+def medians(rounds):
+    medians = {}
+    for k in PARTS: medians[k] = statistics.median(r.get(k, 0) for r in rounds)
+    return medians
 
 
 def main(args):
@@ -107,7 +110,8 @@ def main(args):
     net = ssdlite(len(detector.vocab), detector.size)
     fit_ssdlite(net, loader, args.epochs * args.seconds)
     net = any_image(net, detector.size).cpu().eval()
-    rows, parts = [], []
+    rows = []
+    parts = []
     for score in (.3, .01):
         given = paths, score, args.bf16
         runs = {"`Detector.predict`": lambda given=given: ours_predict(detector, *given),

@@ -31,7 +31,8 @@ class Blocks(Callback):
     def __init__(self, steps, rounds):
         self.steps = steps
         self.left = rounds + 1
-        self.whole, self.bare = [[]], []
+        self.whole = [[]]
+        self.bare = []
 
     def before_train(self): self.mark = None      # an epoch's first batch is late
     def before_batch(self): self.tick("data")

@@ -7,12 +7,12 @@ torchvision's ssdlite320, ultralytics' YOLOv8n.
 
 Ours has the settings of `ssd_train`; how many epochs fit into the time is found with a
 throwaway model. ssdlite reads the same loader and has AdamW, one cycle, and the faster of bf16
-and float32. YOLO keeps its recipe, with a `time` limit and its images in memory, but runs twice: with an
-optimiser step every 64 images, its default, and every 16, better in so short a time. It runs
-where ultralytics is installed, which is never a dependency, for its licence is AGPL. Nobody
-evaluates while training. One scorer, the library's, judges what all of them find in the same
-images; the peers keep their own thresholds, which are lower than ours. One after the other, in
-one process.
+and float32. YOLO keeps its recipe, with a `time` limit and its images in memory, but runs
+twice: with an optimiser step every 64 images, its default, and every 16, better in so short a
+time. It runs where ultralytics is installed, which is never a dependency, for its licence is
+AGPL. Nobody evaluates while training. One scorer, the library's, judges what all of them find
+in the same images; the peers keep their own thresholds, which are lower than ours. One after
+the other, in one process.
 """
 import argparse
 import importlib.util
@@ -103,7 +103,8 @@ def yolo_detections(model, valid, size, vocab):
 
 def yolo(train, valid, vocab, args, nbs=64):
     "ultralytics' YOLOv8n without weights or network; the optimiser steps every `nbs` images."
-    tmp, threads = args.tmp, torch.get_num_threads()
+    tmp = args.tmp
+    threads = torch.get_num_threads()
     size = 224 if args.data else 128
     os.environ.update(YOLO_OFFLINE="True", YOLO_CONFIG_DIR=str(tmp),
                       YOLO_AUTOINSTALL="False", YOLO_VERBOSE="False")

@@ -22,6 +22,7 @@ def _one_sentence(command, f, *args):
 
 # %% ../nbs/15_cli.ipynb #fcf9a262
 def _train(data, out, model, scratch, lenient, given):
+    # torchvision has no ImageNet weights for the small bodies
     small = given.get('arch') in SMALL_ARCHS
     situation = 'scratch' if scratch or small else 'pretrained'
     if data == 'shapes': situation = 'shapes'
@@ -54,6 +55,7 @@ def ssd_train(
     "Train a detector. In brackets: the presets of the ssd model (module `recipes`)."
     given = dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs,
                  augment=augment, workers=workers, seed=seed)
+    # what was not given keeps the preset's value
     given = {k: v for k, v in given.items() if v is not None}
     _one_sentence('ssd_train', _train, data, out, model, scratch, lenient, given)
 

@@ -30,6 +30,7 @@ class Vocab:
                  short=None, # dictionary from a name to the form shown in images
         ):
         names = list(names)
+        # a vocabulary that comes back from a file has its background already
         self.names = ['bg', *(names[1:] if names[:1] == ['bg'] else names)]
         self.short = dict(short or {})
         self._index = {n: i for i, n in enumerate(self.names)}
@@ -69,6 +70,7 @@ def split_samples(samples, # list of `Sample`
     if not 0 < cut < n:
         raise ValueError(f'{valid_pct:g} of {n} samples leaves one side empty; '
                          'use more samples or another valid_pct')
+    # a generator of its own: the split does not depend on what was drawn before
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator).tolist()
     return [samples[i] for i in order[cut:]], [samples[i] for i in order[:cut]]
@@ -97,6 +99,7 @@ def image_tensor(image: np.ndarray # `(H,W,3)` uint8 RGB
     ) -> Tensor: # `(3,H,W)` normalised
     "An image as the model takes it; what `normalize` does, without copies."
     x = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    # permute only changes strides; later steps are faster on contiguous numbers
     x = x.to(torch.float32, memory_format=torch.contiguous_format)
     mean, std = _stats(x)
     return x.sub_(mean * 255).div_(std * 255)
@@ -117,6 +120,7 @@ def resize_image(image: np.ndarray, # `(H,W,3)` uint8
     ) -> np.ndarray: # `(size,size,3)` uint8; the same array if it has that size
     "Resize an image, ignoring the aspect ratio."
     h, w = (size, size) if isinstance(size, int) else size
+    # an image from the cache has its size already
     if image.shape[:2] == (h, w): return image
     return np.array(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
 
@@ -142,6 +146,7 @@ def keep_visible(boxes: Tensor, # `(N,4)` xyxy in pixels, perhaps outside the im
     ) -> tuple: # boxes `(n,4)` inside the image and their labels `(n,)`
     "Clip boxes to the image; drop objects that are no longer to be seen, with their labels."
     clipped = clip_boxes(boxes, width, height)
+    # `>`, so that boxes of no area, the padding, go as well
     keep = box_area(clipped) > box_area(boxes) * min_visible
     return clipped[keep], labels[keep]
 
@@ -163,6 +168,7 @@ class ObjectDataset(Dataset):
         self.samples = samples
         self.vocab = vocab
         self.transform = transform
+        # once, here: an unknown class shows before training, not in its middle
         self.labels = [self._class_numbers(s) for s in samples]
         fullest = _fullest(samples)
         self.max_objects = max_objects or max(1, len(fullest.boxes))
@@ -205,6 +211,7 @@ def __getitem__(self: ObjectDataset, i):
     image, boxes = self._read(i)
     image, boxes, labels = self._transformed(image, boxes, self.labels[i])
     h, w = image.shape[:2]
+    # from here on boxes do not depend on the size of the image
     boxes = boxes / boxes.new_tensor([w, h, w, h])
     return image_tensor(image), *pad_objects(boxes, labels, self.max_objects)
 
@@ -216,6 +223,7 @@ class Loaders(NamedTuple):
 
 def _collate(items):
     x, boxes, labels = default_collate(items)
+    # at least one row, so that a batch without objects has the usual shape
     n = max(1, int((labels > 0).sum(1).max()))
     return x, boxes[:, :n], labels[:, :n]
 
@@ -237,6 +245,7 @@ def ssd_dataloaders(train: ObjectDataset, # shuffled; an incomplete last batch i
 # %% ../nbs/03_data.ipynb #ab69102b
 def _shared_zeros(*shape, dtype):
     "A tensor in memory that the processes which load have in common."
+    # an anonymous map is inherited by processes that are forked, and starts as zeros
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
@@ -256,7 +265,8 @@ class _Cache:
         size = self.images.shape[1]
         self.images[i] = torch.from_numpy(resize_image(np.array(image), size))
         self.scale[i] = torch.tensor([size / image.width, size / image.height])
-        self.filled[i] = True # last, as another process may look at any moment
+        # last, as another process may look at any moment
+        self.filled[i] = True
 
 # %% ../nbs/03_data.ipynb #d66c2682
 def _default_workers():

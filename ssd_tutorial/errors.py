@@ -58,7 +58,7 @@ def miss_reasons(boxes: Tensor, # `(A,4)` xyxy in [0,1], decoded, of all anchors
     first = torch.stack([reasons[r] for r in FALSE_NEGATIVES]).numpy().argmax(0)
     return [FALSE_NEGATIVES[i] for i in first]
 
-# %% ../nbs/13_errors.ipynb #a14f319e
+# %% ../nbs/13_errors.ipynb #ada066f1
 def _has_anchor(anchors, truth, labels, match_thresh):
     "`(M,)`: does matching give the object any anchor?"
     m = match(anchors, truth, labels, match_thresh)
@@ -158,7 +158,7 @@ def _image_errors(sample, vocab, anchors, raw, kept, score_thresh, match_thresh)
     over = Detections(every.boxes[:n], names[:n], every.scores[:n], None)
     return every, label_errors(sample, over, reasons)
 
-# %% ../nbs/13_errors.ipynb #9c6e1785
+# %% ../nbs/13_errors.ipynb #da3af2c9
 def find_errors(detector: Detector,
                 samples, # list of `Sample`; the detector must not have been trained on them
                 score_thresh: float=.3, # below it, a detection does not count
@@ -208,7 +208,7 @@ def _marks(e):
         if status in FALSE_POSITIVES: marks.append(_Mark(box, f'{text} {status}', _WRONG, '-'))
     return marks
 
-# %% ../nbs/13_errors.ipynb #c6e36e42
+# %% ../nbs/13_errors.ipynb #166f1c35
 #| code-fold: true
 _BADGE = dict(boxstyle='round,pad=.15', ec='black', lw=.5)
 
@@ -230,14 +230,14 @@ def _free_place(box, taken, size, limits):
         if all((np.abs(np.subtract(place, t)) >= size).any() for t in taken): return place
     return places[0]
 
-# %% ../nbs/13_errors.ipynb #8074436e
+# %% ../nbs/13_errors.ipynb #ef4f942f
 #| code-fold: true
 def _draw_image(ax, e, marks, inches, size=7.5):
     "An image with numbered boxes; `inches` is the width of the axes."
     image = load_image(e.sample.path)
     show_image(image, ax)
     ax.set_anchor('N')
-    ax.set_title(f'{e.sample.path.name[-24:]}: {e.n_errors} errors', size=8)
+    ax.set_title(f'{e.sample.path.name[-24:]}, errors: {e.n_errors}', size=8)
     if not marks: return
     # a number of two digits, in pixels of the image
     point = image.width / (72 * inches)
@@ -246,14 +246,16 @@ def _draw_image(ax, e, marks, inches, size=7.5):
     crowded = (box_iou(boxes, boxes) > 0).sum(1) > 5
     taken = []
     for i, (mark, thin) in enumerate(zip(marks, crowded.tolist()), 1):
-        draw_rect(ax, mark.box, mark.color, lw=.8 if thin else 2, ls=mark.ls)
+        draw_rect(ax, mark.box, mark.color, lw=1.2 if thin else 2, ls=mark.ls)
         taken.append(_free_place(mark.box, taken, number, np.array(image.size)))
     # on top of all frames
     for i, (mark, place) in enumerate(zip(marks, taken), 1): _number(ax, place, i, mark, size)
 
+_LINE = .165 # height of a line in the list beside an image, in inches
+
 def _draw_list(ax, marks, inches, size=7.5):
     "What the numbers mean; `inches` is the height of the axes, which bounds the list."
-    n = max(1, int(72 * inches / (1.6 * size)))
+    n = max(1, int(inches / _LINE))
     ax.set(xlim=(0, 1), ylim=(n, 0))
     ax.axis('off')
     for i, mark in enumerate(marks[:n], 1):
@@ -263,9 +265,15 @@ def _draw_list(ax, marks, inches, size=7.5):
         text = f'and {len(marks) - n + 1} more' if more else mark.text
         ax.text(.15, i - .5, text, size=size, va='center')
 
-# %% ../nbs/13_errors.ipynb #d1d8055d
+# %% ../nbs/13_errors.ipynb #b767cfb0
 #| code-fold: true
 _INCHES = 2.55 # width of an image
+
+def _height(e, marks):
+    "Height in inches of an image and the list beside it, within bounds."
+    width, height = image_size(e.sample.path)
+    image = _INCHES * np.clip(height / width, .4, 3)
+    return max(image, min(_LINE * (len(marks) + .5), 1.4 * _INCHES))
 
 def _legend(fig):
     styles = [(_FOUND, '-', 'true positive'), (_WRONG, '-', 'false positive'),
@@ -283,22 +291,20 @@ def show_errors(errors: Errors, # from `find_errors`
     ) -> plt.Figure:
     "Images with true positives, false positives and false negatives, each with its reason."
     chosen = sorted(errors.images, key=lambda e: -e.n_errors) if worst else errors.images
-    chosen = chosen[:n]
-    sizes = [image_size(e.sample.path) for e in chosen]
-    # each row is as tall as its tallest image, within bounds
-    tall = [np.clip(h / w, .4, 3) for w, h in sizes] or [1]
+    chosen = [(e, _marks(e)) for e in chosen[:n]]
+    # each row is as tall as its tallest part
+    tall = [_height(e, marks) for e, marks in chosen] or [1]
     tall = [max(tall[i:i + ncols]) for i in range(0, len(tall), ncols)]
-    height = sum(_INCHES * t + .25 for t in tall) + .35
-    fig, axs = plt.subplots(len(tall), 2 * ncols, figsize=((_INCHES + 1.65) * ncols, height),
-                            squeeze=False, layout='constrained',
-                            width_ratios=[_INCHES, 1.6] * ncols, height_ratios=tall)
+    size = ((_INCHES + 1.65) * ncols, sum(tall) + .25 * len(tall) + .35)
+    fig, axs = plt.subplots(len(tall), 2 * ncols, figsize=size, squeeze=False,
+                            width_ratios=[_INCHES, 1.6] * ncols, height_ratios=tall,
+                            layout='constrained')
     for ax in axs.flat: ax.axis('off')
-    for i, e in enumerate(chosen):
+    for i, (e, marks) in enumerate(chosen):
         row = i // ncols
         image_ax, list_ax = axs[row, 2 * (i % ncols):][:2]
-        marks = _marks(e)
         _draw_image(image_ax, e, marks, _INCHES)
-        _draw_list(list_ax, marks, _INCHES * tall[row])
+        _draw_list(list_ax, marks, tall[row])
     _legend(fig)
     return fig
 

@@ -39,7 +39,7 @@ def class_scores(acts: Tensor, # `(...,A,C)` class logits
     scores, best = acts[..., 1:].float().sigmoid().max(-1)
     return torch.where(scores >= score_thresh, best + 1, 0), scores
 
-# %% ../nbs/11_predict.ipynb #2464d939
+# %% ../nbs/11_predict.ipynb #886c60c1
 def _draw_thin(ax, boxes, labels, scores, vocab):
     "Many boxes in the colours of their classes, the best of each class with its name."
     for box, label in zip(boxes.tolist(), labels.tolist()):
@@ -50,7 +50,7 @@ def _draw_thin(ax, boxes, labels, scores, vocab):
     named = []
     for i in scores.where(labels > 0, -1).argsort(descending=True).tolist():
         label = int(labels[i])
-        corner = boxes[i, :2]
+        corner = boxes[i, :2].clamp(min=0)
         # a name on another name could not be read
         taken = [c for n, c in named if n == label or (c - corner).abs().max() < 12]
         if label == 0 or taken: continue
@@ -58,7 +58,7 @@ def _draw_thin(ax, boxes, labels, scores, vocab):
         text = f'{vocab.display(label)} {scores[i]:.2f}'
         draw_text(ax, corner + 2, text, COLORS[label % 12])
 
-# %% ../nbs/11_predict.ipynb #6676ef3e
+# %% ../nbs/11_predict.ipynb #6777a149
 def _show_predicted(ax, image, boxes, labels, scores, vocab, with_background, title):
     "Boxes with the class that each predicts; more than a hundred of them thin."
     if len(boxes) <= 100:
@@ -102,7 +102,7 @@ def show_predictions(model: nn.Module, # gives class logits and offsets, rows as
     fig.tight_layout(pad=.5)
     return fig
 
-# %% ../nbs/11_predict.ipynb #752b2338
+# %% ../nbs/11_predict.ipynb #cc26dd18
 _CANDIDATES = 1000 # pairs of anchor and class that take part in suppression, per image
 
 def _nms_per_class(boxes, labels, scores, nms_thresh):
@@ -162,7 +162,7 @@ def show(self: Detections,
     return show_boxes(self.image, self.boxes, self.labels, self.scores, ax=ax, title=title,
                       numbers=False)
 
-# %% ../nbs/11_predict.ipynb #aace7994
+# %% ../nbs/11_predict.ipynb #a0fbb8b2
 @patch
 def _repr_png_(self: Detections):
     # 4 inches wide; the height has bounds, as an image may be one pixel wide
@@ -174,7 +174,7 @@ def _repr_png_(self: Detections):
     plt.close(fig)
     return png.getvalue()
 
-# %% ../nbs/11_predict.ipynb #973af37f
+# %% ../nbs/11_predict.ipynb #f3dd5b4e
 def _as_image(image):
     "A path, Pillow image, array or tensor as a Pillow image, RGB."
     if isinstance(image, (str, Path)): return load_image(image)
@@ -205,7 +205,7 @@ class Detector:
         self.vocab = vocab
         self.size = size
 
-# %% ../nbs/11_predict.ipynb #0179c996
+# %% ../nbs/11_predict.ipynb #41229c7b
 @patch
 @torch.no_grad()
 def raw(self: Detector,
@@ -219,7 +219,7 @@ def raw(self: Detector,
     preds = [t.cpu() for t in self.model(x.to(device))]
     return *decode_predictions(preds, self.anchors), images
 
-# %% ../nbs/11_predict.ipynb #81974b0c
+# %% ../nbs/11_predict.ipynb #2fa4e389
 @patch
 def predict(self: Detector,
             images, # path, Pillow image, array, tensor in [0,1] or bytes, or a list of them
@@ -240,7 +240,7 @@ def predict(self: Detector,
             detections.append(Detections(pixels.numpy(), names, score.numpy(), image))
     return detections
 
-# %% ../nbs/11_predict.ipynb #78afb228
+# %% ../nbs/11_predict.ipynb #88db4638
 _FORMAT = 'ssd_tutorial detector 2'
 _CODERS = dict(tanh=TanhCoder, ssd=SSDCoder)
 
@@ -286,7 +286,7 @@ def _read_facts(path):
     raise ValueError(f'{path}: not a detector of this version, or damaged; '
                      'expected a file written by Detector.save or ssd_train') from cause
 
-# %% ../nbs/11_predict.ipynb #b46c837e
+# %% ../nbs/11_predict.ipynb #7c9796b2
 @patch(cls_method=True)
 def load(cls: Detector,
          path, # file written by `Detector.save`
@@ -326,7 +326,7 @@ class _ImageToObjects(nn.Module):
         rows = _nms_per_class(box, label, score, self.nms_thresh)
         return box[rows], label[rows], score[rows]
 
-# %% ../nbs/11_predict.ipynb #fa082ff4
+# %% ../nbs/11_predict.ipynb #a96944b3
 #| code-fold: true
 @patch
 def to_onnx(self: Detector,

@@ -224,4 +224,4 @@ def fit_recipe(learn: Learner, # from `recipe_learner`
     # an epoch with such a loss ends early and leaves no row
     if done < recipe.frozen + recipe.epochs:
         raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {done}; '
-                         f'try a lower one, such as {recipe.lr / 10:g}')
+                         f'try a lower one, such as {min(recipe.lr / 10, 1e-3):g}')

@@ -19,6 +19,7 @@ def _ring(n, radii=(1.,)):
     "`n` corners around the origin at the given radii in turn; the first points up."
     corners = []
     for i in range(n):
+        # y grows downwards in an image, so -90 degrees points up
         angle = math.radians(360 * i / n - 90)
         radius = radii[i % len(radii)]
         corners.append((radius * math.cos(angle), radius * math.sin(angle)))
@@ -58,7 +59,8 @@ def shape_corners(name: str, # key of `SHAPES`
     s = math.sin(math.radians(degrees))
     points = np.array([(x * c - y * s, x * s + y * c) for x, y in SHAPES[name]])
     low = points.min(0)
-    share = (points - low) / (points.max(0) - low) # in [0,1], whatever the angle
+    # the turned shape has another width and height: measure it, then stretch it to the box
+    share = (points - low) / (points.max(0) - low)
     box = np.asarray(box, dtype=float)
     corners = share * (box[2:] - box[:2]) + box[:2]
     return [tuple(p) for p in corners.tolist()]
@@ -104,10 +106,12 @@ def _random_bytes(rng, h, w): # in [0,1]
 def _pattern(rng, kind, grain, w, h):
     "How much of the second colour each pixel gets, `(H,W)` in about [0,1]."
     noise = np.frombuffer(rng.randbytes(grain * grain), np.uint8).reshape(grain, grain)
+    # a few random values, enlarged smoothly, look like clouds
     clouds = Image.fromarray(noise).resize((w, h), Image.Resampling.BICUBIC)
     clouds = np.asarray(clouds) / 255.
     if kind == 'clouds': return clouds
     angle = rng.uniform(0, math.pi)
+    # how far each pixel lies along a random direction
     along = np.arange(w)[None] * math.cos(angle) + np.arange(h)[:, None] * math.sin(angle)
     ramp = along / max(w, h)
     if kind == 'slope': return clouds * .2 + np.abs(ramp) * .6
@@ -122,6 +126,7 @@ def background(rng: random.Random, # all randomness comes from it
     "A textured image in muted colours."
     first = _muted_colour(rng)
     second = _muted_colour(rng)
+    # clouds twice, as they are the hardest
     kind = rng.choice(['clouds', 'clouds', 'stripes', 'slope'])
     grain = rng.choice([3, 5, 9, 16])
     mix = _pattern(rng, kind, grain, w, h)[..., None]
@@ -142,6 +147,7 @@ def _random_box(rng, w, h):
     "A box inside the image: x1, y1, x2, y2 in pixels."
     size = min(w, h) * rng.uniform(.2, .5)
     ratio = rng.uniform(.75, 1.33)
+    # the root keeps the area at size * size, whatever the ratio
     box_w = min(size * ratio**.5, w - 2)
     box_h = min(size / ratio**.5, h - 2)
     x = rng.uniform(0, w - box_w)
@@ -169,6 +175,7 @@ _SIDES = [(160, 160), (192, 144), (144, 192), (208, 156), (176, 132), (240, 160)
 
 def _draw_image(i, seed):
     "Image `i` of the set, its boxes and class names. It depends on nothing but `i` and `seed`."
+    # a generator of its own: image 17 is the same in a set of 20 and of 1000
     rng = random.Random(f'shapes {seed} {i}')
     w, h = rng.choice(_SIDES)
     image = background(rng, w, h)
@@ -208,7 +215,8 @@ def _write_shapes(path, n, seed, info):
             coco['images'].append(dict(id=i, file_name=name, width=w, height=h))
             coco['annotations'] += _annotations(boxes, labels, i, len(coco['annotations']))
         (part/'train.json').write_text(json.dumps(coco))
-        if path.exists(): path.rmdir() # it is empty, as `make_shapes` has seen
+        # it is empty, as `make_shapes` has seen; not all systems rename onto a folder
+        if path.exists(): path.rmdir()
 
 # %% ../nbs/02_shapes.ipynb #37ddb549
 def _info(path):

@@ -24,6 +24,7 @@ def show_image(image, # Pillow image, array `(H,W,3)`, or normalised tensor `(3,
     "Show an image of any kind, without axes."
     if ax is None: ax = plt.subplots(figsize=(4, 4))[1]
     if isinstance(image, Tensor):
+        # a tensor comes from the data set, normalised, perhaps on a GPU in 16 bits
         image = denormalize(image.detach().cpu().float())
         image = image.permute(1, 2, 0).clamp(0, 1).numpy()
     ax.imshow(np.asarray(image))
@@ -35,6 +36,7 @@ def show_image(image, # Pillow image, array `(H,W,3)`, or normalised tensor `(3,
 def _outline(artist, width):
     "Put a dark outline around an artist, except in Colab."
     if 'google.colab' not in sys.modules:
+        # the stroke is drawn first and shows on both sides of the line
         dark = pe.Stroke(linewidth=width, foreground='black')
         artist.set_path_effects([dark, pe.Normal()])
     return artist
@@ -83,6 +85,7 @@ def show_boxes(image, # as for `show_image`
     ax = show_image(image, ax, title)
     for i, (box, name) in enumerate(zip(boxes, labels)):
         score = None if scores is None else scores[i]
+        # a box left out keeps its number, so that numbers stay rows of the tensor
         if name == 'bg' or score is not None and score < thresh:
             if bg_label is None: continue
             name = bg_label
@@ -111,7 +114,8 @@ def show_batch(batch, # images, boxes, labels
     ):
     "Show the first images of a batch with their boxes."
     n = min(n, len(batch[0]))
-    nrows = -(-n // ncols) # rounded up
+    # rounded up, as `//` rounds down
+    nrows = -(-n // ncols)
     size = 2.6 * ncols, 2.7 * nrows
     fig, axs = plt.subplots(nrows, ncols, figsize=size, squeeze=False)
     for ax in axs.flat: ax.axis('off')
@@ -134,6 +138,7 @@ def show_matches(image: Tensor, # `(3,H,W)` normalised
     h, w = image.shape[-2:]
     scale = torch.tensor([w, h, w, h])
     for a in (labels > 0).nonzero().flatten().tolist():
+        # the colour of its object, so that both can be seen to belong together
         color = COLORS[int(index[a]) % len(COLORS)]
         box = anchors[a] * scale
         draw_rect(ax, box, color, lw=1.5, ls='--')

@@ -100,10 +100,10 @@ def test_when_all_boxes_leave_the_plain_resize_stands_in(six):
 
 
 def flip_unit_boxes(boxes, sideways, upright):
-    x1, y1, x2, y2 = boxes.T
-    if sideways: x1, x2 = 1 - x2, 1 - x1
-    if upright: y1, y2 = 1 - y2, 1 - y1
-    return np.stack([x1, y1, x2, y2], 1)
+    boxes = np.array(boxes)
+    if sideways: boxes[:, [0, 2]] = 1 - boxes[:, [2, 0]]
+    if upright: boxes[:, [1, 3]] = 1 - boxes[:, [3, 1]]
+    return boxes
 
 
 ALL_WAYS = [(0, 0), (1, 0), (0, 1), (1, 1)]

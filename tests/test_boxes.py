@@ -33,22 +33,23 @@ def test_iou_is_torchvisions(a, b):
     assert_close(box_iou(a, b), want, rtol=1e-5, atol=1e-6)
 
 
-def corners_iou(a, b):
-    "The chapter's readable version, two coordinates at a time."
-    top_left = torch.maximum(a[:, None, :2], b[:, :2])
-    bottom_right = torch.minimum(a[:, None, 2:], b[:, 2:])
-    w, h = (bottom_right - top_left).clamp(min=0).unbind(-1)
-    return w * h / (box_area(a)[:, None] + box_area(b) - w * h)
+def iou_by_coordinate(a, b):
+    "With the same roundings, one coordinate at a time."
+    ax1, ay1, ax2, ay2 = a[:, None].unbind(-1)
+    bx1, by1, bx2, by2 = b.unbind(-1)
+    w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    return w * h / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - w * h)
 
 
 @given(st.integers(0, 2**31), st.sampled_from([4, 8, 2**20]))
-def test_iou_is_the_readable_one_to_the_last_bit(seed, steps):
+def test_iou_is_the_same_to_the_last_bit(seed, steps):
     "On a coarse grid many IoUs are equal; matching decides such ties by the last bit."
     g = torch.Generator().manual_seed(seed)
     corner, size = torch.rand(2, 40, 2, generator=g)
     b = torch.cat([corner, corner + size], 1).mul(steps).round() / steps
     b = b[box_area(b) > 0]
-    assert torch.equal(box_iou(b, b), corners_iou(b, b))
+    assert torch.equal(box_iou(b, b), iou_by_coordinate(b, b))
 
 
 @given(st.integers(0, 2**31), st.integers(1, 5), st.integers(1, 7))

@@ -239,7 +239,8 @@ def test_overlaps_are_the_plain_ones(pairs):
             assert same[d].tolist() == [found.labels[d] == l for l in sample.labels]
 
 
-@given(st.lists(st.booleans(), max_size=20), st.integers(0, 5), st.sampled_from([None, 11, 101]))
+@given(st.lists(st.booleans(), max_size=20), st.integers(0, 5),
+       st.sampled_from([None, 11, 101]))
 def test_ap_is_a_share_and_grows_with_each_hit(right, missed, points):
     def ap(right, n): return average_precision(*precision_recall(right, n), points)
     n = sum(right) + missed
