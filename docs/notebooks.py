@@ -13,6 +13,7 @@ DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?[ \t]*(.*?)\s*$", re.MULTILINE)
 BADGE = re.compile(r"^\[!\[.*\]\(.*\)\n?", re.MULTILINE)
 # the last column in the list of chapters
 MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MULTILINE)
+TITLE = re.compile(r"\A# ")
 SUBTITLE = re.compile(r"^(> .*\n?)", re.MULTILINE)
 SIZE = re.compile(r'style="width: ([\d.]+)px; height: ([\d.]+)px;"')
 DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.svg)"(?= />)')
@@ -108,6 +109,8 @@ def page(nb, name):
         elif cell["cell_type"] == "markdown": text_cell(cell)
         else: cell["metadata"]["tags"] = ["remove-cell"]
     first = next(c for c in nb["cells"] if c["cell_type"] == "markdown")
+    # the number of a chapter, as on the map and in the table of the home page
+    if re.match(r"\d\d_", name): first["source"] = TITLE.sub(rf"# {name[:2]} ", first["source"])
     run = json.loads((ROOT/"docs"/"runs.json").read_text()).get(name)
     if run:
         line = ran_on(run)

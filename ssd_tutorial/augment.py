@@ -80,7 +80,7 @@ class _Varied:
         image, boxes, labels = resize_sample(image, boxes, labels, self.size)
         return *self._vary(image, boxes), labels
 
-# %% ../nbs/05_augment.ipynb #ce34de5c
+# %% ../nbs/05_augment.ipynb #da987e7d
 class ImgaugTransform(_Varied):
     "Resize to a square, then augment with imgaug."
     def __init__(self,
@@ -134,7 +134,7 @@ class FlipTransform(_Varied):
         if upright: image, boxes = _flipped(image, boxes, 0)
         return image, boxes
 
-# %% ../nbs/05_augment.ipynb #de76779b
+# %% ../nbs/05_augment.ipynb #1e1c5df6
 #| code-fold: true
 @patch
 def __getstate__(self: ImgaugTransform):

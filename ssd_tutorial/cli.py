@@ -30,7 +30,7 @@ def _train(data, out, model, scratch, lenient, given):
     try: return train_detector(data, out, recipe, lenient)
     except ConnectionError as e:
         if not recipe.pretrained: raise
-        # without a network there are no ImageNet weights
+        # only the weights are missing, and one can do without them
         print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
     return train_detector(data, out, preset(model, 'scratch', **given), lenient)
 

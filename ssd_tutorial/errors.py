@@ -58,7 +58,7 @@ def miss_reasons(boxes: Tensor, # `(A,4)` xyxy in [0,1], decoded, of all anchors
     first = torch.stack([reasons[r] for r in FALSE_NEGATIVES]).numpy().argmax(0)
     return [FALSE_NEGATIVES[i] for i in first]
 
-# %% ../nbs/13_errors.ipynb #ada066f1
+# %% ../nbs/13_errors.ipynb #9e167e1a
 def _has_anchor(anchors, truth, labels, match_thresh):
     "`(M,)`: does matching give the object any anchor?"
     m = match(anchors, truth, labels, match_thresh)
@@ -158,7 +158,7 @@ def _image_errors(sample, vocab, anchors, raw, kept, score_thresh, match_thresh)
     over = Detections(every.boxes[:n], names[:n], every.scores[:n], None)
     return every, label_errors(sample, over, reasons)
 
-# %% ../nbs/13_errors.ipynb #da3af2c9
+# %% ../nbs/13_errors.ipynb #549961b2
 def find_errors(detector: Detector,
                 samples, # list of `Sample`; the detector must not have been trained on them
                 score_thresh: float=.3, # below it, a detection does not count
@@ -208,7 +208,7 @@ def _marks(e):
         if status in FALSE_POSITIVES: marks.append(_Mark(box, f'{text} {status}', _WRONG, '-'))
     return marks
 
-# %% ../nbs/13_errors.ipynb #166f1c35
+# %% ../nbs/13_errors.ipynb #53fed53c
 #| code-fold: true
 _BADGE = dict(boxstyle='round,pad=.15', ec='black', lw=.5)
 
@@ -217,20 +217,26 @@ def _number(ax, xy, i, mark, size):
     ax.text(*xy, str(i), size=size, weight='bold', ha='center', va='center',
             bbox=dict(_BADGE, fc=mark.color, ls=mark.ls), clip_on=True)
 
+def _grid(low, high, size):
+    xs, ys = [np.arange(a, b, step) for a, b, step in zip(low, high, size)]
+    return [(x, y) for y in ys for x in xs]
+
 def _free_place(box, taken, size, limits):
-    "Centre of a number of a size `(w,h)`: the first place in a box that hides no other."
-    half = np.array(size) / 2
+    "Centre of a number of a size `(w,h)`: in its box, or else nearby, where it hides no other."
+    half = size / 2
     # the whole number inside the image, also for a box at its edge
     low = np.clip(box[:2] + half, half, limits - half)
     high = np.maximum(np.clip(box[2:] - half, half, limits - half), low)
     places = [low, (high[0], low[1]), (low[0], high[1]), high]
-    for y in np.arange(low[1], high[1], size[1]):
-        places += [(x, y) for x in np.arange(low[0], high[0], size[0])]
+    places += _grid(low, high, size)
+    # a full box: anywhere, the nearest first
+    everywhere = _grid(half, limits - half, size / 2)
+    places += sorted(everywhere, key=lambda place: np.abs(np.subtract(place, low)).sum())
     for place in places:
         if all((np.abs(np.subtract(place, t)) >= size).any() for t in taken): return place
     return places[0]
 
-# %% ../nbs/13_errors.ipynb #ef4f942f
+# %% ../nbs/13_errors.ipynb #a8126056
 #| code-fold: true
 def _draw_image(ax, e, marks, inches, size=7.5):
     "An image with numbered boxes; `inches` is the width of the axes."
@@ -265,7 +271,7 @@ def _draw_list(ax, marks, inches, size=7.5):
         text = f'and {len(marks) - n + 1} more' if more else mark.text
         ax.text(.15, i - .5, text, size=size, va='center')
 
-# %% ../nbs/13_errors.ipynb #b767cfb0
+# %% ../nbs/13_errors.ipynb #95fc448d
 #| code-fold: true
 _INCHES = 2.55 # width of an image
 

@@ -20,9 +20,10 @@ class BCELoss(nn.Module):
                 labels: Tensor, # `(...,A)` classes; 0 for background, -1 for ignored anchors
         ) -> Tensor: # a single number
         n_classes = acts.shape[-1]
-        logits = acts[..., 1:]
-        # -1 is no class; what is ignored gets the weight 0 below
-        targets = F.one_hot(labels.clamp(min=0), n_classes)[..., 1:].to(logits)
+        # a copy, as numbers that lie side by side are faster to work on
+        logits = acts[..., 1:].contiguous()
+        classes = torch.arange(1, n_classes, device=labels.device)
+        targets = (labels[..., None] == classes).to(logits)
         # detached: for the gradient the weights are constants
         weights = self.weights(logits.detach(), targets)
         weights = weights * (labels >= 0)[..., None]

@@ -26,7 +26,7 @@ def _small_classifier(arch, pretrained):
                          'or another arch such as resnet34')
     return ResNet(BasicBlock, [1, 1, 1, 1])
 
-# %% ../nbs/06_model.ipynb #4e4c5c66
+# %% ../nbs/06_model.ipynb #b13eb0a9
 def _classifier(arch, pretrained):
     "A classification model by its name."
     if arch in SMALL_ARCHS: return _small_classifier(arch, pretrained)
@@ -41,7 +41,7 @@ def _classifier(arch, pretrained):
         raise ConnectionError(f'the ImageNet weights of {arch} cannot be downloaded ({e}); '
                               'use pretrained=False to train from scratch') from e
 
-# %% ../nbs/06_model.ipynb #7b27df37
+# %% ../nbs/06_model.ipynb #013c8ea5
 def _no_map(body):
     "What is wrong with the output of a body, or None."
     try:
@@ -55,7 +55,7 @@ def _no_map(body):
 def ssd_body(arch: str, # classifier of torchvision, such as resnet34; or resnet10, resnet8
              pretrained: bool=True, # with ImageNet weights, downloaded at first use
     ) -> nn.Module: # `(B,3,S,S)` to `(B,nin,S/32,S/32)`; S/16 for resnet8
-    "The convolutional part of a classification model."
+    "The convolutional part of a classifier. Raises `ValueError` or `ConnectionError`."
     end = ['avgpool', 'classifier', 'fc']
     if arch == 'resnet8': end.append('layer4')
     layers = _classifier(arch, pretrained).named_children()
@@ -82,7 +82,7 @@ def flatten_cells(x: Tensor, # `(B,k*n,H,W)`: `n` numbers for each of the `k` an
     # (B,W,H,k*n) in memory is the order of the anchors already
     return x.permute(0, 3, 2, 1).reshape(b, -1, kn // k)
 
-# %% ../nbs/06_model.ipynb #6f52b8d9
+# %% ../nbs/06_model.ipynb #613cd5bd
 def _init_kaiming(module):
     "Kaiming-normal weights for a convolution (He et al. 2015)."
     if isinstance(module, nn.Conv2d):
@@ -116,7 +116,7 @@ class SSDHead(nn.Module):
         x, = self.features(x)
         return flatten_cells(self.classes(x), self.k), flatten_cells(self.boxes(x), self.k)
 
-# %% ../nbs/06_model.ipynb #cdc4f992
+# %% ../nbs/06_model.ipynb #e41f54fb
 @torch.no_grad()
 def _map_ends(layers):
     "The last layer of each size of map: pairs of its index and its channels."
@@ -157,7 +157,7 @@ class FeatureMaps(nn.Module):
             maps.append(x)
         return maps
 
-# %% ../nbs/06_model.ipynb #58ed3a91
+# %% ../nbs/06_model.ipynb #0bb26652
 def _map_stem(nin, width):
     "From a map of the body to what its two outputs are calculated from."
     return nn.Sequential(nn.Conv2d(nin, width, 1),
@@ -203,7 +203,11 @@ class MultiScaleHead(nn.Module):
 # %% ../nbs/06_model.ipynb #769d4561
 class SSD(nn.Sequential):
     "Body and head; `config` holds the arguments that rebuild it."
-    def __init__(self, body, head, config):
+    def __init__(self,
+                 body: nn.Module, # from `ssd_body`, or `FeatureMaps` of it
+                 head: nn.Module, # `SSDHead` or `MultiScaleHead`
+                 config: dict, # arguments of `ssd_model`
+        ):
         super().__init__(body, head)
         self.config = config
 
@@ -238,7 +242,7 @@ def grid_sizes(model: SSD, # from `ssd_model`
     model.train(training)
     return tuple(x.shape[-1] for x in features)
 
-# %% ../nbs/06_model.ipynb #e492c24d
+# %% ../nbs/06_model.ipynb #4a9e9e17
 #| code-fold: true
 _BF16_FLAGS = {'avx512_bf16', 'amx_bf16'}
 

@@ -40,7 +40,7 @@ class Sample:
                 f'{self.path}: {len(self.boxes)} boxes, {len(self.labels)} labels and '
                 f'{len(self.difficult)} difficult flags; every object needs one of each')
 
-# %% ../nbs/01_readers.ipynb #8744db96
+# %% ../nbs/01_readers.ipynb #78646149
 def _open(path):
     "An image whose head has been read. Raises `FileNotFoundError` or `ValueError`."
     if not Path(path).is_file():
@@ -110,7 +110,7 @@ def _without_faulty(sample):
     labels = [sample.labels[i] for i in good]
     return Sample(sample.path, boxes, labels, [sample.difficult[i] for i in good]), named
 
-# %% ../nbs/01_readers.ipynb #de132f54
+# %% ../nbs/01_readers.ipynb #715b863b
 def _listed(faults):
     "The first ten faults, a line for each."
     lines = faults[:10]
@@ -132,7 +132,7 @@ def _validated(root, pairs, faults, drop_bad):
     if not samples: raise ValueError(f'{root}: holds no annotated image')
     return samples
 
-# %% ../nbs/01_readers.ipynb #98cd180e
+# %% ../nbs/01_readers.ipynb #dd329fb3
 def _voc_trees(root):
     "Folders with VOC annotations: at or below `root`, or above it if it is part of a tree."
     below = sorted({p.parent for p in root.rglob('Annotations') if p.is_dir()})
@@ -150,7 +150,7 @@ def voc_splits(root # any level of a Pascal VOC tree
     # cat_train belongs to a class if there is a list train, too
     return sorted(n for n in names if '_' not in n or n.rpartition('_')[2] not in names)
 
-# %% ../nbs/01_readers.ipynb #fdf88ea9
+# %% ../nbs/01_readers.ipynb #319ba393
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.gif', '.tif', '.tiff', '.webp'}
 
 def _voc_files(tree, split):
@@ -171,6 +171,17 @@ def _voc_images(tree):
         found = [p for p in (tree/d).glob('*') if p.suffix.lower() in IMAGE_SUFFIXES]
         for p in found: images.update({p.name: p, p.stem: p})
     return images
+
+# %% ../nbs/01_readers.ipynb #90c4a78c
+def _voc_pairs(tree, files):
+    "`(sample, source)` for annotation files of one tree; and faults."
+    images = _voc_images(tree)
+    pairs = []
+    faults = []
+    for xml in files:
+        try: pairs.append((_voc_sample(xml, images), xml))
+        except ValueError as e: faults.append(str(e))
+    return pairs, faults
 
 # %% ../nbs/01_readers.ipynb #55c9f9ba
 def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files and images
@@ -194,13 +205,12 @@ def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files an
     pairs = []
     faults = []
     for tree in trees:
-        images = _voc_images(tree)
-        for xml in files[tree] or []:
-            try: pairs.append((_voc_sample(xml, images), xml))
-            except ValueError as e: faults.append(str(e))
+        good, wrong = _voc_pairs(tree, files[tree] or [])
+        pairs += good
+        faults += wrong
     return _validated(root, pairs, faults, drop_bad)
 
-# %% ../nbs/01_readers.ipynb #0661625a
+# %% ../nbs/01_readers.ipynb #c49b7470
 def _is_box(box):
     "Whether it is a list of four numbers."
     if not isinstance(box, list) or len(box) != 4: return False
@@ -242,7 +252,7 @@ def _coco_pairs(file, coco, folder):
         pairs.append((sample, f"{file}: image {i['file_name']}"))
     return pairs, faults
 
-# %% ../nbs/01_readers.ipynb #a0927203
+# %% ../nbs/01_readers.ipynb #6bb3d461
 def _load_coco(file):
     "The content of a COCO file. Raises `ValueError` if something is missing that is needed."
     other = f'{file}: not a COCO file; it needs the lists images, annotations and categories'
@@ -270,7 +280,7 @@ def _coco_images(file, coco):
     raise ValueError(f'{file}: its first image {name} is in none of {[str(d) for d in tried]}; '
                      'pass the folder as images=')
 
-# %% ../nbs/01_readers.ipynb #a8d22f43
+# %% ../nbs/01_readers.ipynb #1a64333c
 def read_coco(annotations, # COCO JSON file
               images=None, # folder of the images; by default it is looked for around the file
               drop_bad: bool=False, # leave out faulty objects and images instead of raising

@@ -6,7 +6,7 @@
 __all__ = ['train_detector', 'predict_files', 'evaluate_folder']
 
 # %% ../nbs/14_runs.ipynb #828e2d65
-import json, math, time
+import json, math, textwrap, time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -76,8 +76,9 @@ def train_detector(data, # shapes, pascal, or an annotated folder
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     train, valid, vocab = _read(data, out, drop_bad, recipe.seed)
-    print(f'{len(train)} images to train, {len(valid)} to validate, '
-          f'{len(vocab) - 1} classes: {", ".join(vocab.names[1:])}')
+    counts = f'{len(train)} images to train, {len(valid)} to validate'
+    classes = f'{len(vocab) - 1} classes: {", ".join(vocab.names[1:])}'
+    print(textwrap.fill(f'{counts}, {classes}', 88))
     print(recipe)
     learn = recipe_learner(train, valid, vocab, recipe, out/'history.csv',
                            metrics=lambda anchors: [MeanAP(anchors)], path=out)
@@ -98,6 +99,7 @@ def _image_files(paths):
     "Image files, those in folders included. Raises `FileNotFoundError` or `ValueError`."
     files = []
     for path in map(Path, paths):
+        # other files of a folder are left alone, but a file that was named must be an image
         inside = sorted(path.iterdir()) if path.is_dir() else []
         files += [f for f in inside if f.suffix.lower() in IMAGE_SUFFIXES]
         if not path.is_dir(): files.append(path)

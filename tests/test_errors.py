@@ -248,12 +248,12 @@ def test_drawings_of_errors(tmp_path):
     plt.close('all')
 
 
-def test_numbers_hide_no_other_number(tmp_path):
-    "Seven objects in one place: the frames are thin, the numbers beside each other."
+@pytest.mark.parametrize('crowd', [[50, 50, 150, 150], [90, 90, 95, 95]])
+def test_numbers_hide_no_other_number(tmp_path, crowd):
+    "Twelve objects in one place, large or small, and one elsewhere."
     Image.new('RGB', (200, 200)).save(tmp_path/'0.png')
-    boxes = [[50, 50, 150, 150]] * 6 + [[195, 195, 200, 200]]
-    sample = Sample(tmp_path/'0.png', boxes, ['a'] * 7)
-    e = label_errors(sample, detections([]), ['low score'] * 7)
+    sample = Sample(tmp_path/'0.png', [crowd] * 12 + [[195, 195, 200, 200]], ['a'] * 13)
+    e = label_errors(sample, detections([]), ['low score'] * 13)
     fig = Errors([e], .3).show()
     fig.canvas.draw()
     ax = fig.axes[0]
@@ -261,9 +261,10 @@ def test_numbers_hide_no_other_number(tmp_path):
     for i, a in enumerate(extents):
         assert ax.get_window_extent().overlaps(a)
         assert not any(a.overlaps(b) for b in extents[:i])
+    # thin frames where many lie on each other
     widths = [p.get_linewidth() for p in ax.patches]
-    assert len(set(widths[:6])) == 1
-    assert widths[0] < widths[6]
+    assert len(set(widths[:12])) == 1
+    assert widths[0] < widths[12]
     plt.close(fig)
 
 

@@ -136,7 +136,8 @@ def test_names_that_are_no_body():
         ssd_body('resnet43', pretrained=False)
     assert SMALL_ARCHS == ('resnet8', 'resnet10')
     for small in SMALL_ARCHS:
-        with pytest.raises(ValueError, match=f'{small} has no ImageNet weights'): ssd_body(small)
+        with pytest.raises(ValueError, match=f'{small} has no ImageNet weights'):
+            ssd_body(small)
 
 
 @pytest.mark.parametrize('error', [OSError('no route'), RuntimeError('invalid hash')])
@@ -232,11 +233,13 @@ def test_bf16_needs_the_instructions_of_the_cpu(cpuinfo, monkeypatch, text, expe
     assert has_bf16() is False
 
 
-def test_bf16_of_other_devices(cpuinfo, monkeypatch):
+@pytest.mark.parametrize('known', [True, False])
+def test_bf16_of_other_devices(cpuinfo, monkeypatch, known):
     "For cuda PyTorch knows; for other devices the abilities of the CPU do not count."
     cpuinfo('flags : avx512_bf16')
     assert has_bf16('mps') is False and has_bf16(torch.device('mps')) is False
-    for known in (True, False):
-        def supported(including_emulation): return known and not including_emulation
-        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', supported)
-        assert has_bf16('cuda') is has_bf16('cuda:0') is known
+
+    def supported(including_emulation): return known and not including_emulation
+
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', supported)
+    assert has_bf16('cuda') is has_bf16('cuda:0') is known

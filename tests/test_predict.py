@@ -635,19 +635,20 @@ def test_show_predictions_of_fewer_images_than_asked_for(shapes16):
     plt.close(fig)
 
 
-@pytest.mark.parametrize('thresh', [.11, .5])
-def test_the_articles_figure(shapes16, thresh):
+@pytest.mark.parametrize('share', [.3, .8])
+def test_the_articles_figure(shapes16, share):
     "All anchors with number and class; without background; the boxes they are bent to."
     model = speak_up(ssd_model('resnet8', 9, pretrained=False), 2).eval()
     ds = shapes_dataset(shapes16[:1], 128)
     anchors = make_anchors()
+    with torch.no_grad(): classes, acts = model(ds[0][0][None])
+    # so high that this share of the anchors is background
+    thresh = classes[0, :, 1:].sigmoid().amax(1).quantile(share).item()
+    some = class_scores(classes[0], thresh)[0] > 0
     fig = show_predictions(model, anchors, ds, score_thresh=thresh)
     texts = [written(ax) for ax in fig.axes]
-    with torch.no_grad(): classes, acts = model(ds[0][0][None])
-    labels, scores = class_scores(classes[0], thresh)
-    some = labels > 0
     assert [t.split()[0] for t in texts[0]] == [str(i) for i in range(16)]
-    assert sum(t.endswith('-') for t in texts[0]) == int((~some).sum())
+    assert sum(t.endswith('-') for t in texts[0]) == int((~some).sum()) > 0
     assert len(texts[1]) == len(texts[2]) == int(some.sum()) > 0
     everything, anchors_left, boxes = frames(fig)
     assert_close(everything, anchors.xyxy * 128)
