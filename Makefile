@@ -1,7 +1,7 @@
 # One environment in .venv for everything. `make demo` needs no more than the library, `make test` the development extra.
 PYTHON ?= python3
 PY := .venv/bin/python
-CHAPTERS := $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
+CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
 
 .PHONY: demo test notebooks docs docs-serve export check readme lint wheel clean
 

@@ -148,9 +148,9 @@ def mean_and_spread(values):
 
 
 def summary(rows):
-    "Rows of a table: choice, value, seeds, mean and standard deviation of mAP50 and mAP."
+    "Rows of a table: epochs, choice, value, seeds, mean and deviation of mAP50 and mAP."
     groups = defaultdict(list)
-    for r in rows: groups[r["choice"], r["value"]].append(r)
+    for r in rows: groups[r["epochs"], r["choice"], r["value"]].append(r)
     result = []
     for key, group in groups.items():
         map50 = mean_and_spread([r["map50"] for r in group])
@@ -163,11 +163,13 @@ def main():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--epochs", type=int, default=4)
     p.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
+    p.add_argument("--only", nargs="+", help="values to train, such as 'hard negatives'")
     p.add_argument("--show", action="store_true", help="print the table, train nothing")
     args = p.parse_args()
     if ProgressCallback in defaults.callbacks: defaults.callbacks.remove(ProgressCallback)
     train, valid = split_samples(shapes(N_IMAGES, seed=0))
-    plan = [(seed, key) for seed in range(args.seeds) for key in CHOICES]
+    plan = [(seed, key) for seed in range(args.seeds) for key in CHOICES
+            if not args.only or key[1] in args.only]
     for seed, key in plan if not args.show else []:
         wanted = [*key, str(seed), str(args.epochs)]
         if wanted in done_runs(): continue
@@ -177,9 +179,8 @@ def main():
         values = (*key, seed, args.epochs, f"{report.map50:.4f}", f"{report.map:.4f}")
         add_row(dict(zip(COLUMNS, values)))
         print(*values, f"{time.perf_counter() - start:.0f} s", flush=True)
-    rows = [r for r in read_rows() if int(r["epochs"]) == args.epochs]
-    print(f"\n{machine()}; {args.epochs} epochs\n")
-    table(["choice", "value", "seeds", "mAP50", "mAP"], summary(rows))
+    print(f"\n{machine()}\n")
+    table(["epochs", "choice", "value", "seeds", "mAP50", "mAP"], summary(read_rows()))
 
 
 if __name__ == "__main__": main()

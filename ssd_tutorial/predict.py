@@ -36,10 +36,11 @@ def class_scores(acts: Tensor, # `(...,A,C)` class logits
                  score_thresh: float=.11, # an anchor that scores less is background
     ) -> tuple: # class numbers `(...,A)`, 0 for background, and scores `(...,A)` in [0,1]
     "The best class of each anchor and its score."
+    # column 0 takes no part: background is where no class is likely
     scores, best = acts[..., 1:].float().sigmoid().max(-1)
     return torch.where(scores >= score_thresh, best + 1, 0), scores
 
-# %% ../nbs/11_predict.ipynb #886c60c1
+# %% ../nbs/11_predict.ipynb #67934b66
 def _draw_thin(ax, boxes, labels, scores, vocab):
     "Many boxes in the colours of their classes, the best of each class with its name."
     for box, label in zip(boxes.tolist(), labels.tolist()):
@@ -58,7 +59,7 @@ def _draw_thin(ax, boxes, labels, scores, vocab):
         text = f'{vocab.display(label)} {scores[i]:.2f}'
         draw_text(ax, corner + 2, text, COLORS[label % 12])
 
-# %% ../nbs/11_predict.ipynb #6777a149
+# %% ../nbs/11_predict.ipynb #332395f1
 def _show_predicted(ax, image, boxes, labels, scores, vocab, with_background, title):
     "Boxes with the class that each predicts; more than a hundred of them thin."
     if len(boxes) <= 100:
@@ -102,7 +103,7 @@ def show_predictions(model: nn.Module, # gives class logits and offsets, rows as
     fig.tight_layout(pad=.5)
     return fig
 
-# %% ../nbs/11_predict.ipynb #cc26dd18
+# %% ../nbs/11_predict.ipynb #b0346751
 _CANDIDATES = 1000 # pairs of anchor and class that take part in suppression, per image
 
 def _nms_per_class(boxes, labels, scores, nms_thresh):
@@ -162,7 +163,7 @@ def show(self: Detections,
     return show_boxes(self.image, self.boxes, self.labels, self.scores, ax=ax, title=title,
                       numbers=False)
 
-# %% ../nbs/11_predict.ipynb #a0fbb8b2
+# %% ../nbs/11_predict.ipynb #14f58964
 @patch
 def _repr_png_(self: Detections):
     # 4 inches wide; the height has bounds, as an image may be one pixel wide
@@ -174,11 +175,12 @@ def _repr_png_(self: Detections):
     plt.close(fig)
     return png.getvalue()
 
-# %% ../nbs/11_predict.ipynb #f3dd5b4e
+# %% ../nbs/11_predict.ipynb #8e14fc8e
 def _as_image(image):
     "A path, Pillow image, array or tensor as a Pillow image, RGB."
     if isinstance(image, (str, Path)): return load_image(image)
     if isinstance(image, Tensor):
+        # rounded, not cut off, so that bytes survive the way there and back
         if image.is_floating_point(): image = (image * 255).round().clamp(0, 255)
         image = image.detach().cpu().byte().permute(1, 2, 0).numpy()
     if not isinstance(image, Image.Image): image = Image.fromarray(np.asarray(image))
@@ -200,12 +202,13 @@ class Detector:
                  vocab: Vocab, # names of the classes
                  size: int, # side in pixels to which images are resized
         ):
+        # without dropout, and with the batch norm of the training
         self.model = model.eval()
         self.anchors = anchors.to('cpu')
         self.vocab = vocab
         self.size = size
 
-# %% ../nbs/11_predict.ipynb #41229c7b
+# %% ../nbs/11_predict.ipynb #ea4d718b
 @patch
 @torch.no_grad()
 def raw(self: Detector,
@@ -213,13 +216,14 @@ def raw(self: Detector,
     ) -> tuple: # boxes `(B,A,4)` xyxy in [0,1], scores `(B,A,C-1)`, and `B` Pillow images
     "Decoded boxes and class scores of all anchors, before thresholding and suppression."
     images = [_as_image(image) for image in images]
+    # stretched to a square, as in training
     resized = [resize_image(np.asarray(image), self.size) for image in images]
     x = torch.stack([image_tensor(pixels) for pixels in resized])
     device = next(self.model.parameters()).device
     preds = [t.cpu() for t in self.model(x.to(device))]
     return *decode_predictions(preds, self.anchors), images
 
-# %% ../nbs/11_predict.ipynb #2fa4e389
+# %% ../nbs/11_predict.ipynb #56d03331
 @patch
 def predict(self: Detector,
             images, # path, Pillow image, array, tensor in [0,1] or bytes, or a list of them
@@ -240,7 +244,7 @@ def predict(self: Detector,
             detections.append(Detections(pixels.numpy(), names, score.numpy(), image))
     return detections
 
-# %% ../nbs/11_predict.ipynb #88db4638
+# %% ../nbs/11_predict.ipynb #93aaf6b6
 _FORMAT = 'ssd_tutorial detector 2'
 _CODERS = dict(tanh=TanhCoder, ssd=SSDCoder)
 
@@ -263,6 +267,7 @@ def save(self: Detector,
     path = _writable(path)
     coder = self.anchors.coder
     name, = (name for name, kind in _CODERS.items() if isinstance(coder, kind))
+    # a file from a GPU has to open on a machine without one
     weights = {k: v.cpu() for k, v in self.model.state_dict().items()}
     facts = dict(format=_FORMAT, model=self.model.config, vocab=self.vocab.names,
                  short=self.vocab.short, size=self.size, coder=dict(asdict(coder), name=name),
@@ -286,7 +291,7 @@ def _read_facts(path):
     raise ValueError(f'{path}: not a detector of this version, or damaged; '
                      'expected a file written by Detector.save or ssd_train') from cause
 
-# %% ../nbs/11_predict.ipynb #7c9796b2
+# %% ../nbs/11_predict.ipynb #f0668074
 @patch(cls_method=True)
 def load(cls: Detector,
          path, # file written by `Detector.save`
@@ -295,6 +300,7 @@ def load(cls: Detector,
     path = Path(path)
     facts = _read_facts(path)
     try:
+        # no download: all weights are in the file
         model = ssd_model(**facts['model'], pretrained=False)
         model.load_state_dict(facts['weights'])
         settings = dict(facts['coder'])
@@ -326,7 +332,7 @@ class _ImageToObjects(nn.Module):
         rows = _nms_per_class(box, label, score, self.nms_thresh)
         return box[rows], label[rows], score[rows]
 
-# %% ../nbs/11_predict.ipynb #a96944b3
+# %% ../nbs/11_predict.ipynb #0b3b949c
 #| code-fold: true
 @patch
 def to_onnx(self: Detector,

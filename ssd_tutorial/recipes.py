@@ -13,9 +13,6 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
-from fastai.learner import Learner
-from fastai.torch_core import default_device, set_seed
-
 from .anchors import make_anchors, suggest_anchors
 from .augment import FlipTransform, ResizeTransform, train_transform
 from .data import Loaders, ObjectDataset, Vocab, split_samples, ssd_dataloaders
@@ -23,6 +20,10 @@ from .loss import MultiBoxLoss, SSDLoss
 from .model import SMALL_ARCHS, grid_sizes, has_bf16, ssd_model
 from .readers import read_coco, read_voc, voc_splits
 from .train import ssd_learner
+
+# after `train`, which imports fastai without its warnings
+from fastai.learner import Learner
+from fastai.torch_core import default_device, set_seed
 
 # %% ../nbs/10_recipes.ipynb #b249dc4a
 # arguments of `ssd_model`

@@ -441,6 +441,8 @@ def test_the_measured_choices_are_complete():
     seeds = {}
     for row in csv.DictReader(lines):
         assert 0 < float(row['map']) < float(row['map50']) <= 1
-        seeds.setdefault((row['choice'], row['value']), set()).add(row['seed'])
-    assert len(seeds) == 9
-    assert len(set(map(frozenset, seeds.values()))) == 1
+        key = (row['epochs'], row['choice'], row['value'])
+        seeds.setdefault(key, set()).add(row['seed'])
+    short = {key: s for key, s in seeds.items() if key[0] == '4'}
+    assert len(short) == 9
+    assert len(set(map(frozenset, short.values()))) == 1
