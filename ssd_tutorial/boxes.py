@@ -38,14 +38,15 @@ def box_iou(a: Tensor, # `(...,N,4)` xyxy
     ) -> Tensor: # `(...,N,M)` in [0,1]; two boxes of no area have IoU 0
     "Intersection over union of every box in `a` with every box in `b`."
     # a dimension of length 1 in either, so that broadcasting makes all pairs
-    a = a[..., :, None, :]   # (...,N,1,4)
-    b = b[..., None, :, :]   # (...,1,M,4)
-    top_left = torch.maximum(a[..., :2], b[..., :2])       # (...,N,M,2)
-    bottom_right = torch.minimum(a[..., 2:], b[..., 2:])   # (...,N,M,2)
+    a = a[..., :, None, :]
+    b = b[..., None, :, :]
+    ax1, ay1, ax2, ay2 = a.unbind(-1)      # (...,N,1) each
+    bx1, by1, bx2, by2 = b.unbind(-1)      # (...,1,M) each
     # boxes apart have no intersection, and not a negative one
-    w, h = (bottom_right - top_left).clamp(min=0).unbind(-1)
-    inter = w * h
-    union = box_area(a) + box_area(b) - inter              # (...,N,M)
+    w = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    h = (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0)
+    inter = w * h                          # (...,N,M)
+    union = box_area(a) + box_area(b) - inter
     # two boxes of no area: 0 divided by the smallest number there is, and not 0 / 0
     return inter / union.clamp(min=torch.finfo(union.dtype).tiny)
 

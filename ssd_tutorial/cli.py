@@ -29,8 +29,8 @@ def _train(data, out, model, scratch, lenient, given):
     recipe = preset(model, situation, **given)
     try: return train_detector(data, out, recipe, lenient)
     except ConnectionError as e:
-        if not recipe.pretrained: raise
-        # only the weights are missing, and one can do without them
+        # weights one can do without, but not without the data
+        if not recipe.pretrained or data == 'pascal': raise
         print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
     return train_detector(data, out, preset(model, 'scratch', **given), lenient)
 

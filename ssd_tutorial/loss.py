@@ -97,7 +97,7 @@ def _check_sizes(classes, n_anchors, n_classes):
     "Raises `ValueError` if class logits `(...,A,C)` do not fit the loss."
     a, c = classes.shape[-2:]
     if a != n_anchors:
-        raise ValueError(f'the head answers for {a} anchors, the loss has {n_anchors}; '
+        raise ValueError(f'the head predicts for {a} anchors, the loss has {n_anchors}; '
                          'build the anchors with the grids that grid_sizes(model, size) '
                          'gives for your image size')
     if c != n_classes:
@@ -159,7 +159,7 @@ class MultiBoxLoss(_AnchorLoss):
     "Class and box loss for many anchors, divided by the number of positive ones (as in SSD)."
     reduction = 'mean' # over the positive anchors of the batch
     def __init__(self,
-                 anchors: Anchors, # A of them, in the order of the model's rows
+                 anchors: Anchors, # A of them, as the model's rows; for SSD's offsets `SSDCoder`
                  n_classes: int, # C, with background
                  class_loss: nn.Module=None, # `FocalLoss()` by default
                  match_thresh: float=.5, # least IoU of a positive anchor

@@ -210,6 +210,7 @@ class SSD(nn.Sequential):
         ):
         super().__init__(body, head)
         self.config = config
+        self.coder = None # of the anchors it was trained with, see `ssd_learner`
 
 def ssd_model(arch: str, # name of the body, see `ssd_body`
               n_classes: int, # C, with background; `len(vocab)`
@@ -244,7 +245,7 @@ def grid_sizes(model: SSD, # from `ssd_model`
 
 # %% ../nbs/06_model.ipynb #4a9e9e17
 #| code-fold: true
-_BF16_FLAGS = {'avx512_bf16', 'amx_bf16'}
+_BF16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'} # of x86, and of ARM
 
 def _cpu_flags():
     "What Linux lists as the abilities of the CPU; nothing on other systems."

@@ -47,7 +47,7 @@ def _draw_thin(ax, boxes, labels, scores, vocab):
         if label == 0: continue
         left, top, right, bottom = box
         ax.add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False,
-                                   ec=COLORS[label % 12], lw=1))
+                                   ec=COLORS[label % len(COLORS)], lw=1))
     named = []
     for i in scores.where(labels > 0, -1).argsort(descending=True).tolist():
         label = int(labels[i])
@@ -202,6 +202,11 @@ class Detector:
                  vocab: Vocab, # names of the classes
                  size: int, # side in pixels to which images are resized
         ):
+        trained = getattr(model, 'coder', None)
+        # another coder makes boxes, too, but wrong ones
+        if trained not in (None, anchors.coder):
+            raise ValueError(f'the model was trained with {trained}, these anchors have '
+                             f'{anchors.coder}; use the anchors of the loss, loss.anchors')
         # without dropout, and with the batch norm of the training
         self.model = model.eval()
         self.anchors = anchors.to('cpu')
@@ -266,11 +271,16 @@ def save(self: Detector,
     "Write weights and plain facts into one file. Raises `ValueError` if it cannot."
     path = _writable(path)
     coder = self.anchors.coder
-    name, = (name for name, kind in _CODERS.items() if isinstance(coder, kind))
+    names = {kind: name for name, kind in _CODERS.items()}
+    # a class derived from ours would come back as ours
+    if type(coder) not in names:
+        raise ValueError(f'{path}: a detector with {coder} cannot be saved; '
+                         'use TanhCoder or SSDCoder')
     # a file from a GPU has to open on a machine without one
     weights = {k: v.cpu() for k, v in self.model.state_dict().items()}
+    coder = dict(asdict(coder), name=names[type(coder)])
     facts = dict(format=_FORMAT, model=self.model.config, vocab=self.vocab.names,
-                 short=self.vocab.short, size=self.size, coder=dict(asdict(coder), name=name),
+                 short=self.vocab.short, size=self.size, coder=coder,
                  cxcywh=self.anchors.cxcywh, cell=self.anchors.cell, weights=weights)
     with atomic_write(path) as part: torch.save(facts, part)
     return path

@@ -315,19 +315,24 @@ def pascal_2007(split: str='train' # train (2501 images), valid (2510) or test (
     return read_coco(path/f'{split}.json', path/folders[split])
 
 # %% ../nbs/01_readers.ipynb #38c8d3c6
+def _remove(path):
+    if path.is_dir(): shutil.rmtree(path)
+    else: path.unlink(missing_ok=True)
+
 @contextmanager
 def atomic_write(path): # file or folder to write
     "Gives a path beside `path` to write to; it becomes `path` only if all went well."
     path = Path(path)
     # the ending stays, as it tells the format; processes do not get in each other's way
     beside = path.with_name(f'.part-{os.getpid()}-{path.name}')
+    # a process of the same number may have been killed while it wrote
+    _remove(beside)
     try:
         yield beside
         os.replace(beside, path)
     finally:
         # something is left here only if the writing was interrupted
-        if beside.is_dir(): shutil.rmtree(beside)
-        else: beside.unlink(missing_ok=True)
+        _remove(beside)
 
 # %% ../nbs/01_readers.ipynb #91525dad
 def to_rgb(im: Image.Image # image of any mode

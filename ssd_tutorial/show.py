@@ -48,7 +48,9 @@ def draw_text(ax, # axes
               size: int=8, # size of the letters in points
     ): # the text artist
     "Write outlined text."
-    artist = ax.text(*xy, text, va='top', color=color, size=size, weight='bold', clip_on=True)
+    # a class may be called '$5 or $6', which is not a formula
+    style = dict(va='top', color=color, size=size, weight='bold', clip_on=True)
+    artist = ax.text(*xy, text, **style, parse_math=False)
     return _outline(artist, 2)
 
 def draw_rect(ax, # axes

@@ -400,7 +400,7 @@ def test_box_l1_is_a_mean_over_positives_per_image():
 def test_wrong_anchors_or_classes_say_what_to_do(kind):
     preds, boxes, labels = random_batch([1], 16, 5, 0)
     anchors = ANCHORS[kind]
-    wrong = 'head answers for 16 anchors, the loss has 189.*grid_sizes'
+    wrong = 'head predicts for 16 anchors, the loss has 189.*grid_sizes'
     with pytest.raises(ValueError, match=wrong): kind(anchors[189], 5)(preds, boxes, labels)
     wrong = r'head has 5 classes, the loss 6.*len\(vocab\)'
     with pytest.raises(ValueError, match=wrong): kind(anchors[16], 6)(preds, boxes, labels)

@@ -3,7 +3,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -310,6 +310,20 @@ def test_the_coder_of_the_anchors_decides_what_is_predicted(detector, tmp_path):
     assert not torch.equal(raw[0], raw[1]) and not torch.equal(raw[1], raw[2])
 
 
+@dataclass(frozen=True)
+class Mirrored(SSDCoder):
+    "A coder of somebody else's."
+    def decode(self, acts, anchors): return super().decode(-acts, anchors)
+
+
+def test_a_coder_that_is_not_ours_is_not_saved_as_ours(detector, tmp_path):
+    anchors = replace(detector.anchors, coder=Mirrored())
+    d = Detector(detector.model, anchors, detector.vocab, detector.size)
+    with pytest.raises(ValueError, match='d.pt: .*Mirrored.* cannot be saved'):
+        d.save(tmp_path/'d.pt')
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture(scope='module')
 def mixed(tmp_path_factory):
     "A detector whose model was trained in mixed precision, for one epoch."
@@ -319,6 +333,14 @@ def mixed(tmp_path_factory):
     learn = recipe_learner(train, train, vocab, recipe, bf16=True)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe)
     return Detector(learn.model.cpu(), learn.loss_func.anchors, vocab, recipe.size)
+
+
+def test_a_trained_model_refuses_anchors_with_another_coder(mixed):
+    anchors = replace(mixed.anchors, coder=TanhCoder())
+    with pytest.raises(ValueError, match='trained with SSDCoder.*use the anchors of the loss'):
+        Detector(mixed.model, anchors, mixed.vocab, mixed.size)
+    with pytest.raises(ValueError, match='trained with'):
+        Detector(mixed.model, make_anchors(), mixed.vocab, mixed.size)
 
 
 def test_a_detector_does_not_run_in_mixed_precision(mixed, tmp_path):

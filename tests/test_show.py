@@ -186,3 +186,9 @@ def test_an_image_without_matches():
     for boxes in (OBJECTS, OBJECTS[:0]):
         ax = show_matches(TENSOR, ANCHORS, boxes, nothing, nothing, VOCAB)
         assert not ax.patches and not ax.texts and drawn(ax).shape == PIXELS.shape
+
+
+def test_a_dollar_in_a_name_is_not_a_formula():
+    ax = show_boxes(np.zeros((20, 20, 3), np.uint8), [(1, 1, 9, 9)] * 2, ['$x\\y$', '$5 or $6'])
+    ax.figure.canvas.draw()
+    assert [t.get_text() for t in ax.texts] == ['0 $x\\y$', '1 $5 or $6']

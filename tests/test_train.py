@@ -204,7 +204,7 @@ def test_mixed_precision_is_one_switch(shapes16, loss):
         seen = []
         learn = learner(shapes16[:8], shapes16[8:], loss=loss, bf16=bf16)
 
-        def look(module, args, out):
+        def look(module, args, out, seen=seen):
             seen.append((out if loss is SSDLoss else out[-1]).dtype)
 
         learn.model[0].register_forward_hook(look)
