@@ -251,7 +251,7 @@ def _draw_image(ax, e, marks, inches, size=7.5):
     boxes = torch.from_numpy(np.stack([m.box for m in marks]).astype(np.float64))
     crowded = (box_iou(boxes, boxes) > 0).sum(1) > 5
     taken = []
-    for i, (mark, thin) in enumerate(zip(marks, crowded.tolist()), 1):
+    for mark, thin in zip(marks, crowded.tolist()):
         draw_rect(ax, mark.box, mark.color, lw=1.2 if thin else 2, ls=mark.ls)
         taken.append(_free_place(mark.box, taken, number, np.array(image.size)))
     # on top of all frames

@@ -128,7 +128,7 @@ class Curve(NamedTuple):
         "Number of objects that some detection has hit."
         return round(self.recall.max(initial=0) * self.objects)
 
-# %% ../nbs/12_evaluate.ipynb #ccc9a9ca
+# %% ../nbs/12_evaluate.ipynb #f9a5a92e
 def pr_curves(rows, # class, score, and 1 for a hit or 0; equal scores keep their order
               samples, # list of `Sample`, whose objects count unless they are difficult
     ) -> dict: # class to `Curve`, for the classes that have objects
@@ -170,7 +170,7 @@ def _coco_metric():
     metric.warn_on_many_detections = False
     return metric
 
-# %% ../nbs/12_evaluate.ipynb #69dc9b92
+# %% ../nbs/12_evaluate.ipynb #e9e1db54
 def coco_aps(detections, # list of `Detections`, one for each image
              samples, # list of `Sample`, in the same order
              vocab: Vocab, # names every class that occurs
@@ -262,7 +262,7 @@ class Report(Table):
     voc07 = property(lambda self: mean_ap(self.curves, 11), doc='VOC 2007, eleven points')
     voc = property(lambda self: mean_ap(self.curves), doc='VOC from 2010 on, all points')
 
-# %% ../nbs/12_evaluate.ipynb #5e4cb818
+# %% ../nbs/12_evaluate.ipynb #c3986d82
 @patch(as_prop=True)
 def title(self: Report):
     n = sum(map(len, self.detections))

@@ -159,7 +159,7 @@ class MultiBoxLoss(_AnchorLoss):
     "Class and box loss for many anchors, divided by the number of positive ones (as in SSD)."
     reduction = 'mean' # over the positive anchors of the batch
     def __init__(self,
-                 anchors: Anchors, # A of them, as the model's rows; for SSD's offsets `SSDCoder`
+                 anchors: Anchors, # A of them, as the model's rows; `SSDCoder` is SSD's
                  n_classes: int, # C, with background
                  class_loss: nn.Module=None, # `FocalLoss()` by default
                  match_thresh: float=.5, # least IoU of a positive anchor

@@ -62,11 +62,10 @@ class History(Callback):
         self.rows = []
         self.start = None
 
-    def before_fit(self):
+    def before_train(self):
         # a search for a learning rate is no training
-        self.run = not hasattr(self.learn, 'lr_finder')
-
-    def before_train(self): self.start = time.time()
+        searching = hasattr(self.learn, 'lr_finder')
+        self.start = None if searching else time.time()
 
     def after_epoch(self):
         # nothing was trained: a call of `validate`
@@ -116,6 +115,8 @@ def ssd_learner(dls: Loaders, # from `ssd_dataloaders`
                 **kwargs, # arguments of `Learner`, such as `path`, the folder for `save`
     ) -> Learner: # on the GPU where there is one
     "A fastai `Learner` for detection, with AdamW."
+    # a `Detector` refuses anchors with another coder
+    model.coder = loss.anchors.coder
     loaders = DataLoaders(*dls)
     # of the three tensors of a batch only the images go into the model
     loaders.n_inp = 1
