@@ -186,6 +186,15 @@ def _as_image(image):
     if not isinstance(image, Image.Image): image = Image.fromarray(np.asarray(image))
     return to_rgb(image)
 
+# %% ../nbs/11_predict.ipynb #c5d380ad
+def _check_coder(model, anchors):
+    "Raise `ValueError` if a model was trained with anchors of another coder."
+    trained = getattr(model, 'coder', None)
+    # a model that was never trained, or comes from a file, does not know
+    if trained not in (None, anchors.coder):
+        raise ValueError(f'the model was trained with {trained}, these anchors have '
+                         f'{anchors.coder}; use the anchors of the loss, loss.anchors')
+
 # %% ../nbs/11_predict.ipynb #d75e3a24
 def decode_predictions(preds, # class logits `(B,A,C)` and offsets `(B,A,4)`
                        anchors: Anchors, # A of them
@@ -202,11 +211,8 @@ class Detector:
                  vocab: Vocab, # names of the classes
                  size: int, # side in pixels to which images are resized
         ):
-        trained = getattr(model, 'coder', None)
         # another coder makes boxes, too, but wrong ones
-        if trained not in (None, anchors.coder):
-            raise ValueError(f'the model was trained with {trained}, these anchors have '
-                             f'{anchors.coder}; use the anchors of the loss, loss.anchors')
+        _check_coder(model, anchors)
         # without dropout, and with the batch norm of the training
         self.model = model.eval()
         self.anchors = anchors.to('cpu')
@@ -264,23 +270,27 @@ def _writable(path):
         raise ValueError(f'{path}: cannot be written; choose a file in a folder of yours')
     return path
 
+# %% ../nbs/11_predict.ipynb #d9d47510
+def _coder_facts(coder, path):
+    "Name and fields of a coder."
+    names = {kind: name for name, kind in _CODERS.items()}
+    # a class derived from ours would come back as ours
+    if type(coder) not in names:
+        raise ValueError(f'{path}: a detector with {coder} cannot be saved; '
+                         'use TanhCoder or SSDCoder')
+    return dict(asdict(coder), name=names[type(coder)])
+
 @patch
 def save(self: Detector,
          path, # file to write, such as detector.pt
     ) -> Path:
     "Write weights and plain facts into one file. Raises `ValueError` if it cannot."
     path = _writable(path)
-    coder = self.anchors.coder
-    names = {kind: name for name, kind in _CODERS.items()}
-    # a class derived from ours would come back as ours
-    if type(coder) not in names:
-        raise ValueError(f'{path}: a detector with {coder} cannot be saved; '
-                         'use TanhCoder or SSDCoder')
     # a file from a GPU has to open on a machine without one
     weights = {k: v.cpu() for k, v in self.model.state_dict().items()}
-    coder = dict(asdict(coder), name=names[type(coder)])
     facts = dict(format=_FORMAT, model=self.model.config, vocab=self.vocab.names,
-                 short=self.vocab.short, size=self.size, coder=coder,
+                 short=self.vocab.short, size=self.size,
+                 coder=_coder_facts(self.anchors.coder, path),
                  cxcywh=self.anchors.cxcywh, cell=self.anchors.cell, weights=weights)
     with atomic_write(path) as part: torch.save(facts, part)
     return path

@@ -222,7 +222,7 @@ def fit_recipe(learn: Learner, # from `recipe_learner`
     fit = learn.fit if keep else learn.fit_one_cycle
     fit(recipe.epochs, recipe.lr)
     done = len(learn.history.rows) - before
-    # an epoch with such a loss ends early; a callback may end a training, too
-    if done < recipe.frozen + recipe.epochs and not learn.loss.isfinite().all():
+    # a callback that stops early is no error
+    if learn.history.broken:
         raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {done}; '
                          f'try a lower one, such as {min(recipe.lr / 10, 1e-3):g}')

@@ -6,7 +6,7 @@
 __all__ = ['FullBatchLoss', 'loss_terms', 'History', 'BFloat16', 'body_and_head', 'ssd_learner']
 
 # %% ../nbs/09_train.ipynb #7915ee70
-import csv, time, warnings
+import csv, math, time, warnings
 from functools import partial
 
 import torch
@@ -61,6 +61,11 @@ class History(Callback):
         self.path = path
         self.rows = []
         self.start = None
+        self.broken = False    # did the last training end with a loss that is not finite?
+
+    def before_fit(self): self.broken = False
+
+    def after_cancel_fit(self): self.broken = not math.isfinite(self.loss or 0)
 
     def before_train(self):
         # a search for a learning rate is no training

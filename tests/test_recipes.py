@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import AvgMetric
 from torchvision import models
 
@@ -282,6 +283,7 @@ class Calls:
     def __init__(self):
         self.history = self
         self.rows = []
+        self.broken = False
         self.calls = []
 
     def _fit(self, name, n, lr):
@@ -321,6 +323,15 @@ def test_a_loss_that_is_not_finite_ends_with_a_remedy(shapes16):
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe)
     with pytest.raises(ValueError, match=r'lr 1e\+30: .*epoch 0; try a lower one, such as'):
         fit(learn, recipe)
+
+
+def test_a_training_that_a_callback_ends_is_no_error(shapes16):
+    class Enough(Callback):
+        def after_epoch(self): raise CancelFitException()
+
+    recipe = small(epochs=3)
+    learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe, cbs=[Enough()])
+    assert len(fit(learn, recipe)) < 3
 
 
 def test_a_recipe_is_all_that_a_training_needs(shapes16):
