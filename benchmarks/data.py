@@ -1,7 +1,7 @@
 """Images per second and core: the training pipeline from files, with Pillow's full decode,
 against images kept in memory.
 
-    python benchmarks/data.py --data ../shared/data/bccd     # photographs, 640x480
+    python benchmarks/data.py --data nbs/tutorials/data/bccd     # photographs, 640x480
     python benchmarks/data.py                                # JPEGs of that size that it draws
 
 One thread, no workers, images of 224 pixels for the model. All rows are run in turn, round

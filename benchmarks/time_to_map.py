@@ -2,7 +2,7 @@
 torchvision's ssdlite320, ultralytics' YOLOv8n.
 
     python benchmarks/time_to_map.py       # embedded shapes: 1000 to train, 200 to validate
-    python benchmarks/time_to_map.py --data ../shared/data/bccd --seconds 280
+    python benchmarks/time_to_map.py --data nbs/tutorials/data/bccd --seconds 280
                                            # a Pascal VOC tree: trainval and test
 
 Ours has the settings of `ssd_train`; how many epochs fit into the time is found with a
