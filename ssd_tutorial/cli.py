@@ -71,11 +71,11 @@ def ssd_predict(
     images:_one_or_more('image files, or folders of them'),
     detector:str='runs/train/detector.pt', # file written by ssd_train
     out:str='runs/predict', # folder for annotated images and detections.json
-    score_thresh:float=.3, # leave out what scores less
-    nms_thresh:float=.5, # of two boxes of a class with a larger IoU the better stays
+    score:float=.3, # leave out what scores less
+    nms:float=.5, # of two boxes of a class with a larger IoU the better stays
 ):
     "Find objects in images; write annotated images and one JSON file with boxes in pixels."
-    args = images, detector, out, score_thresh, nms_thresh
+    args = images, detector, out, score, nms
     _one_sentence('ssd_predict', predict_files, *args)
 
 # %% ../nbs/15_cli.ipynb #bf37d39d

@@ -27,7 +27,7 @@ SMALL = dict(scratch=True, arch='resnet8', size=64, epochs=1, bs=4, workers=0)
 OPTIONS = dict(
     ssd_train='data out model scratch arch size frozen epochs lr bs augment workers seed '
               'lenient',
-    ssd_predict='detector out score_thresh nms_thresh',
+    ssd_predict='detector out score nms',
     ssd_evaluate='detector split seed lenient')
 MENTIONED = dict(ssd_train='article', ssd_predict='images', ssd_evaluate='data')
 
@@ -286,7 +286,7 @@ def test_images_and_folders_are_predicted(command, detector, tmp_path, capsys):
     for i, (name, size) in enumerate(SIZES.items()): noise(tmp_path/'in'/name, size, i)
     (tmp_path/'in'/'notes.txt').write_text('mine')
     one = noise(tmp_path/'x.jpg', (120, 80), 9)
-    args = '--out new/found --score_thresh .55 --nms_thresh .2'.split()
+    args = '--out new/found --score .55 --nms .2'.split()
     assert not command('ssd_predict', one, 'in', '--detector', detector, *args)
 
     found = tmp_path/'new'/'found'
