@@ -8,9 +8,9 @@ CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.i
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo
 
-test: .venv/dev docs  ## every chapter and every test
-	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2  # two chapters at a time, one thread each
-	$(PY) -m pytest
+test: .venv/dev docs  ## every chapter and every test, two at a time with one thread each
+	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2
+	$(PY) -m pytest -n 2 --dist worksteal
 
 runs/demo/detector.pt:
 	$(MAKE) demo

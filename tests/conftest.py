@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,9 @@ def site():
     for name in NEEDED: pytest.importorskip(name, reason=EXTRA)
     (ROOT/'_proc'/'site').mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', *SPHINX.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    # several processes may test at once, but only one may build
+    with FileLock(ROOT/'_proc'/'site.lock'):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     handler = functools.partial(Quiet, directory=ROOT/'_docs')
