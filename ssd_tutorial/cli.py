@@ -41,13 +41,13 @@ def ssd_train(
     out:str='runs/train', # folder for detector, losses, metrics and a figure
     model:str='ssd', # ssd (several grids) or article (one grid, one anchor per cell)
     scratch:bool=False, # random weights instead of ImageNet's (shapes: always)
-    arch:str=None, # torchvision classifier, resnet8 or resnet10 [resnet34; scratch resnet10]
+    arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
-    epochs:int=None, # epochs with everything free [30; scratch 40, shapes 18]
-    lr:float=None, # learning rate [5e-4; scratch 2e-3, shapes 3e-3]
-    bs:int=None, # images per batch [32; scratch 8, shapes 32]
-    augment:str=None, # article, flip, flips (also upside down) or none [article; scratch flip]
+    epochs:int=None, # epochs after these [40; shapes 18]
+    lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
+    bs:int=None, # images per batch [16; scratch 8, shapes 32]
+    augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
@@ -81,9 +81,9 @@ def ssd_predict(
 # %% ../nbs/16_cli.ipynb #bf37d39d
 @call_parse
 def ssd_evaluate(
-    data:str, # Pascal VOC tree or COCO folder
+    data:str, # annotated folder: Pascal VOC, COCO or YOLO
     detector:str='runs/train/detector.pt', # file written by ssd_train
-    split:str='valid', # valid (held out by ssd_train), all, or a list in ImageSets/Main
+    split:str='valid', # valid (held out), test, train, all, or a list in ImageSets/Main
     seed:int=6789, # seed of the split, where the folder has none; as given to ssd_train
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
 ):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SMALL_ARCHS', 'ssd_body', 'flatten_cells', 'SSDHead', 'FeatureMaps', 'MultiScaleHead', 'SSD', 'ssd_model',
-           'grid_sizes', 'has_bf16']
+           'grid_sizes', 'has_bf16', 'early_layers']
 
 # %% ../nbs/06_model.ipynb #5fff8959
 from difflib import get_close_matches
@@ -117,6 +117,13 @@ class SSDHead(nn.Module):
         return flatten_cells(self.classes(x), self.k), flatten_cells(self.boxes(x), self.k)
 
 # %% ../nbs/06_model.ipynb #e41f54fb
+def _layers(body):
+    "The layers of a body in a row; finer where a part is itself a plain row of layers."
+    parts = body.stages if isinstance(body, FeatureMaps) else body
+    layers = []
+    for part in parts: layers += part if type(part) is nn.Sequential else [part]
+    return layers
+
 @torch.no_grad()
 def _map_ends(layers):
     "The last layer of each size of map: pairs of its index and its channels."
@@ -138,9 +145,7 @@ class FeatureMaps(nn.Module):
                  n: int, # number of maps
         ):
         super().__init__()
-        layers = []
-        # a finer cut where a part is itself a plain row of layers
-        for part in body: layers += part if type(part) is nn.Sequential else [part]
+        layers = _layers(body)
         ends = _map_ends(layers)
         if len(ends) < n: raise ValueError(f'the body has maps of {len(ends)} sizes, not {n}')
         self.widths = [channels for _, channels in ends[-n:]]
@@ -260,3 +265,19 @@ def has_bf16(device='cpu' # device or its name, such as cuda
     # without oneDNN, or without these instructions, bfloat16 is slower than float32
     if kind != 'cpu' or not torch.backends.mkldnn.is_available(): return False
     return not _BF16_FLAGS.isdisjoint(_cpu_flags())
+
+# %% ../nbs/06_model.ipynb #06ea0002
+@torch.no_grad()
+def early_layers(body: nn.Module, # from `ssd_body`, or `FeatureMaps` of it
+    ) -> list: # its first layers, up to the last with four pixels to a cell
+    "The layers that a pretrained body may keep (as torchvision's detectors do by default)."
+    training = body.training
+    x = torch.zeros(1, 3, 128, 128, device=next(body.parameters()).device)
+    early = []
+    body.eval()
+    for layer in _layers(body):
+        x = layer(x)
+        if x.shape[-1] < 128 / 4: break
+        early.append(layer)
+    body.train(training)
+    return early

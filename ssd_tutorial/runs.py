@@ -6,8 +6,8 @@
 __all__ = ['train_detector', 'predict_files', 'evaluate_folder']
 
 # %% ../nbs/15_runs.ipynb #828e2d65
-import json, math, textwrap, time
-from dataclasses import asdict
+import json, math, time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,26 +17,36 @@ from matplotlib import pyplot as plt
 from .data import Vocab, split_samples
 from .errors import find_errors
 from .evaluate import MeanAP
+from .folders import Folder, read_folder
 from .model import has_bf16
 from .predict import Detector, show_predictions
 from .readers import (IMAGE_SUFFIXES, PASCAL_CLASSES, PASCAL_SHORT, Sample,
                                   atomic_write, check_images, pascal_2007, read_voc)
-from .recipes import Recipe, fit_recipe, read_folder, recipe_learner
+from .recipes import Recipe, fit_recipe, recipe_learner
 from .shapes import make_shapes
 
 # %% ../nbs/15_runs.ipynb #60ee8d91
+def _drawn_or_read(data, out, drop_bad, seed):
+    "A `Folder` with the samples that `data` means."
+    if data == 'shapes': samples = make_shapes(Path(out)/'shapes', 1000)
+    elif data == 'pascal': samples = pascal_2007()
+    else: return read_folder(data, drop_bad, seed)
+    name = dict(shapes='drawn shapes', pascal='PASCAL VOC 2007')[data]
+    return Folder(f'{name}, split by seed {seed}', *split_samples(samples, seed=seed))
+
 def _read(data, out, drop_bad, seed):
-    "Training and validation samples, and the vocabulary."
-    if data == 'shapes': parts = split_samples(make_shapes(Path(out)/'shapes', 1000), seed=seed)
-    elif data == 'pascal': parts = split_samples(pascal_2007(), seed=seed)
-    else: parts = read_folder(data, drop_bad, seed)
-    n_train = len(parts[0])
-    everything = [s for part in parts for s in part]
-    good = {id(s) for s in check_images(everything, drop_bad)}
-    train = [s for s in everything[:n_train] if id(s) in good]
-    valid = [s for s in everything[n_train:] if id(s) in good]
-    if data == 'pascal': return train, valid, Vocab(PASCAL_CLASSES, PASCAL_SHORT)
-    return train, valid, Vocab.from_samples(train + valid)
+    "A `Folder` whose images for training and validation can be decoded; the vocabulary."
+    folder = _drawn_or_read(data, out, drop_bad, seed)
+    if not folder.train:
+        raise ValueError(f'{data}: {folder}\nThere are no images to train on; name the folder '
+                         'that holds some, or rename the one that says they are for '
+                         'validation or testing')
+    good = {id(s) for s in check_images(folder.train + folder.valid, drop_bad)}
+    train = [s for s in folder.train if id(s) in good]
+    valid = [s for s in folder.valid if id(s) in good]
+    folder = replace(folder, train=train, valid=valid)
+    if data == 'pascal': return folder, Vocab(PASCAL_CLASSES, PASCAL_SHORT)
+    return folder, Vocab.from_samples(train + valid)
 
 # %% ../nbs/15_runs.ipynb #d73f8fd2
 def _facts(report, learn, recipe, data, start):
@@ -75,16 +85,14 @@ def train_detector(data, # shapes, pascal, or an annotated folder
     start = time.time()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    train, valid, vocab = _read(data, out, drop_bad, recipe.seed)
-    counts = f'{len(train)} images to train, {len(valid)} to validate'
-    classes = f'{len(vocab) - 1} classes: {", ".join(vocab.names[1:])}'
-    print(textwrap.fill(f'{counts}, {classes}', 88))
+    folder, vocab = _read(data, out, drop_bad, recipe.seed)
+    print(folder)
     print(recipe)
-    learn = recipe_learner(train, valid, vocab, recipe, out/'history.csv',
+    learn = recipe_learner(folder.train, folder.valid, vocab, recipe, out/'history.csv',
                            metrics=lambda anchors: [MeanAP(anchors)], path=out)
     fit_recipe(learn, recipe)
     detector = Detector(learn.model, learn.loss_func.anchors, vocab, recipe.size)
-    report, errors = find_errors(detector, valid)
+    report, errors = find_errors(detector, folder.valid)
     if recipe.model == 'ssd': fig = errors.show(n=9)
     else: fig = show_predictions(learn.model, detector.anchors, learn.dls.valid.dataset)
     facts = _facts(report, learn, recipe, data, start)
@@ -155,14 +163,17 @@ def predict_files(images, # image files, or folders of them
 
 # %% ../nbs/15_runs.ipynb #fec56e95
 def _labelled(root, split, drop_bad, seed):
-    "The samples of a split: valid, all, or a list in ImageSets/Main."
-    if split not in ('valid', 'all'): return read_voc(root, split, drop_bad)
-    train, valid = read_folder(root, drop_bad, seed)
-    return valid if split == 'valid' else train + valid
+    "The samples of a split: valid, test, train, all, or a list in ImageSets/Main."
+    if split not in ('valid', 'test', 'train', 'all'): return read_voc(root, split, drop_bad)
+    folder = read_folder(root, drop_bad, seed)
+    parts = dict(train=folder.train, valid=folder.valid, test=folder.test)
+    samples = [s for name, part in parts.items() if split in (name, 'all') for s in part]
+    if not samples: raise ValueError(f'{root}: no images in {split!r}; it holds\n{folder}')
+    return samples
 
-def evaluate_folder(root, # Pascal VOC tree or COCO folder
+def evaluate_folder(root, # annotated folder: Pascal VOC, COCO or YOLO
                     detector='runs/train/detector.pt', # file written by `ssd_train`
-                    split='valid', # valid, all, or a list in ImageSets/Main
+                    split='valid', # valid, test, train, all, or a list in ImageSets/Main
                     drop_bad: bool=False, # leave out faulty objects and images
                     seed: int=6789, # seed of the split, where the folder has none
     ): # the `Report`

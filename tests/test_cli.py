@@ -126,7 +126,7 @@ def test_the_command_trains_and_writes_four_files(command, coco, tmp_path, capsy
     run = tmp_path/'run'
     said = capsys.readouterr().out
     assert names(run) == FILES
-    assert '5 images to train, 3 to validate, 2 classes: cat, dog' in said
+    assert 'COCO, split by names: 5 images to train (5 objects), 3 to validate (3)' in said
     assert 'mAP50' in said and 'cat' in said
 
     facts = facts_of(run)

@@ -7,13 +7,13 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.learner import AvgMetric
 from torchvision import models
 
-from makers import coco_dict, make_coco, make_voc, picture
 from ssd_tutorial.augment import ResizeTransform
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
+from ssd_tutorial.model import early_layers
 from ssd_tutorial.recipes import (
-    AUGMENT, HEADS, PRESETS, Recipe, fit_recipe, preset, read_folder, recipe_learner,
-    recipe_loaders, recipe_model
+    AUGMENT, HEADS, PRESETS, Recipe, fit_recipe, preset, recipe_learner, recipe_loaders,
+    recipe_model
 )
 from ssd_tutorial.shapes import SHAPES
 from ssd_tutorial.train import BFloat16
@@ -21,11 +21,6 @@ from ssd_tutorial.train import BFloat16
 VOCAB = Vocab(SHAPES)
 SITUATIONS = [(model, situation) for model in PRESETS for situation in PRESETS[model]]
 SMALL = dict(arch='resnet8', size=64, epochs=1, bs=4, workers=0)
-COCO_LAYOUTS = [
-    (('train.json', 'train'), ('valid.json', 'valid')),
-    (('annotations/instances_train2017.json', 'train2017'),
-     ('annotations/instances_val2017.json', 'val2017')),
-    (('train/_annotations.coco.json', 'train'), ('valid/_annotations.coco.json', 'valid'))]
 
 
 def small(model='ssd', situation='scratch', **given):
@@ -100,92 +95,6 @@ def test_settings_that_make_no_sense_are_refused(given, pieces):
 def test_whole_numbers_of_numpy_are_welcome():
     recipe = small(size=np.int64(96), lr=np.float64(1e-3))
     assert (recipe.size, recipe.lr) == (96, 1e-3)
-
-
-# ---- which pictures are for training
-
-def names(part): return sorted(s.path.stem for s in part)
-
-
-def sizes(root, **kwargs):
-    train, valid = read_folder(root, **kwargs)
-    return len(train), len(valid)
-
-
-def test_voc_lists_decide(tmp_path):
-    voc = make_voc(tmp_path/'VOC2007', [f'{i:03d}' for i in range(8)])
-    first = [f'{i:03d}' for i in range(6)]
-    assert [names(p) for p in read_folder(voc)] == [first, ['006', '007']]
-    (voc/'ImageSets'/'Main'/'val.txt').unlink()
-    train, valid = read_folder(voc)
-    assert (len(train), len(valid)) == (5, 1) and names(train + valid) == first
-
-
-def test_voc_without_lists_is_split(tmp_path):
-    root = make_voc(tmp_path, [f'{i:02d}' for i in range(10)], {})
-    train, valid = read_folder(root)
-    assert (len(train), len(valid)) == (8, 2)
-    assert names(train + valid) == [f'{i:02d}' for i in range(10)]
-    others = [names(read_folder(root, seed=seed)[1]) for seed in (1, 2)]
-    assert others[0] != names(valid) or others[1] != names(valid)
-    assert names(read_folder(root, seed=1)[1]) == others[0]
-
-
-@pytest.mark.parametrize('layout', COCO_LAYOUTS)
-@pytest.mark.parametrize('place', ['validation of trains', 'val', 'train'])
-def test_coco_layouts(tmp_path, layout, place):
-    "The name of the folder itself does not count."
-    root = tmp_path/place
-    for (file, images), n in zip(layout, (5, 3)): make_coco(root/file, root/images, n)
-    train, valid = read_folder(root)
-    assert (len(train), len(valid)) == (5, 3)
-    assert [s[0].path.parent.name for s in (train, valid)] == [part[1] for part in layout]
-
-
-def test_one_coco_file_is_split(tmp_path):
-    make_coco(tmp_path/'annotations.json', tmp_path/'images', 10)
-    assert sizes(tmp_path) == (8, 2)
-
-
-def test_a_file_of_training_and_validation_is_split(tmp_path):
-    make_coco(tmp_path/'trainval.json', tmp_path/'images', 10)
-    assert sizes(tmp_path) == (8, 2)
-
-
-def test_captions_and_body_joints_are_not_boxes(tmp_path):
-    "Whatever their place in the alphabet."
-    for part, n in dict(train=5, val=3).items():
-        make_coco(tmp_path/'annotations'/f'zoo_{part}.json', tmp_path/'images', n)
-    for kind in ('captions', 'person_keypoints'):
-        for part in ('train', 'val'):
-            (tmp_path/'annotations'/f'{kind}_{part}2017.json').write_text('{}')
-    assert sizes(tmp_path) == (5, 3)
-
-
-def test_faulty_objects_are_left_out_on_demand(tmp_path):
-    coco = coco_dict(10)
-    coco['annotations'][0]['bbox'] = [5, 5, -3, 4]
-    make_coco(tmp_path/'all.json', tmp_path/'images', coco=coco)
-    with pytest.raises(ValueError, match='all.json'): read_folder(tmp_path)
-    assert sum(sizes(tmp_path, drop_bad=True)) == 10
-    train, valid = read_folder(tmp_path, drop_bad=True)
-    assert sum(len(s.labels) for s in train + valid) == 9
-
-
-@pytest.mark.parametrize('content, piece', [
-    ('empty', 'found nothing'), ('pictures', "found ['1.jpg']"), ('json', 'not a COCO file'),
-    ('one', 'valid_pct')])
-def test_folders_without_annotations_are_refused(tmp_path, content, piece):
-    if content == 'pictures': picture(tmp_path/'1.jpg')
-    if content == 'json': (tmp_path/'notes.json').write_text('{}')
-    if content == 'one': make_coco(tmp_path/'train.json', n=1)
-    with pytest.raises(ValueError) as e: read_folder(tmp_path)
-    assert piece in str(e.value)
-
-
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match='nowhere: no such folder'):
-        read_folder(tmp_path/'nowhere')
 
 
 # ---- model, loaders, learner
@@ -316,6 +225,27 @@ def test_the_table_goes_on_over_frozen_and_free_epochs(shapes16, model):
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe)
     assert [r['epoch'] for r in fit(learn, recipe)] == [0, 1]
     assert all(p.requires_grad for p in learn.model.parameters())
+
+
+@pytest.mark.parametrize('model', list(HEADS))
+def test_a_pretrained_body_keeps_early_layers_and_statistics(shapes16, monkeypatch, model):
+    get = models.get_model
+    # as if ImageNet's weights were there
+    monkeypatch.setattr(models, 'get_model', lambda arch, weights: get(arch, weights=None))
+    recipe = small(model, 'pretrained', arch='resnet18', frozen=1)
+    learn = recipe_learner(shapes16[:12], shapes16[12:], VOCAB, recipe)
+    before = {name: v.clone() for name, v in learn.model.state_dict().items()}
+    early = {id(p) for layer in early_layers(learn.model[0]) for p in layer.parameters()}
+    early = {name for name, p in learn.model.named_parameters() if id(p) in early}
+    fit(learn, recipe)
+    after = learn.model.state_dict()
+    same = {name for name, v in after.items() if v.equal(before[name])}
+    statistics = {name for name in after if name[0] == '0' and 'running' in name}
+    rest = {f'0.{name}' for name, p in learn.model[0].named_parameters()} - early
+    assert early and statistics and rest and not rest & same
+    # the article lets go of everything
+    kept = early | statistics if model == 'ssd' else set()
+    assert same & (early | statistics) == kept
 
 
 def test_a_loss_that_is_not_finite_ends_with_a_remedy(shapes16):

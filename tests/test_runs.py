@@ -14,9 +14,10 @@ from makers import (
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate
+from ssd_tutorial.folders import read_folder
 from ssd_tutorial.model import grid_sizes, has_bf16, ssd_model
 from ssd_tutorial.predict import Detector
-from ssd_tutorial.recipes import preset, read_folder
+from ssd_tutorial.recipes import preset
 from ssd_tutorial.runs import evaluate_folder, predict_files, train_detector
 
 FILES = ['detector.pt', 'history.csv', 'metrics.json', 'predictions.png']
@@ -74,7 +75,9 @@ def test_a_run_is_a_folder_of_four_files(coco, tmp_path, capsys):
     run = tmp_path/'new'/'run'
     assert names(run) == FILES and facts == facts_of(run)
     said = capsys.readouterr().out
-    assert '5 images to train, 3 to validate, 2 classes: cat, dog' in said
+    assert repr(read_folder(coco)) in said
+    assert '5 images to train (5 objects), 3 to validate (3), 2 classes: cat, dog' in \
+        ' '.join(said.split())
     assert repr(recipe) in said
     rows = list(csv.DictReader((run/'history.csv').open()))
     losses = [float(r['valid_loss']) for r in rows]
@@ -168,8 +171,8 @@ def test_faulty_objects(voc, tmp_path):
 
 @pytest.mark.parametrize('content, piece', [
     ('nowhere', 'no such folder'), ('empty', 'neither a Pascal VOC tree'),
-    ('images', 'neither a Pascal VOC tree'), ('json', 'not a COCO file'),
-    ('no_objects', 'class name'), ('one', 'valid_pct')])
+    ('images', 'neither a Pascal VOC tree'), ('json', "found ['notes.json']"),
+    ('test', 'no images to train on'), ('no_objects', 'class name'), ('one', 'valid_pct')])
 def test_folders_that_cannot_be_trained_on(tmp_path, no_training, content, piece):
     root = tmp_path/'set'
     if content != 'nowhere': root.mkdir()
@@ -178,6 +181,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path, no_training, content, piece
     if content == 'no_objects':
         make_coco(root/'train.json', coco=dict(coco_dict(10), annotations=[]))
     if content == 'one': make_coco(root/'train.json', n=1)
+    if content == 'test': make_coco(root/'test'/'_annotations.coco.json')
     with refused(piece): train_detector(root, tmp_path/'run', small())
 
 
@@ -273,13 +277,19 @@ def test_each_image_is_looked_at_once(detector, coco, monkeypatch):
 
 
 def test_which_images_are_evaluated(detector, voc, coco):
-    (voc/'ImageSets'/'Main'/'test.txt').write_text('001\n007\n003\n')
+    for name, stems in dict(train='000 002 004 005', test='001 007 003', odd='000 007').items():
+        lines = stems.replace(' ', '\n')
+        (voc/'ImageSets'/'Main'/f'{name}.txt').write_text(lines)
+    (voc/'ImageSets'/'Main'/'val.txt').write_text('006\n')
     def stems(*args): return [s.path.stem for s in evaluate_folder(*args).samples]
     assert stems(coco, detector) == ['0', '1', '2']
-    assert stems(voc, detector) == ['006', '007']
+    assert stems(voc, detector) == ['006']
     assert stems(voc, detector, 'test') == ['001', '007', '003']
+    assert stems(voc, detector, 'train') == ['000', '002', '004', '005']
+    assert stems(voc, detector, 'odd') == ['000', '007']
+    with refused("no images in 'test'", '5 images to train'): stems(coco, detector, 'test')
     for root in (coco, voc): assert len(stems(root, detector, 'all')) == 8
-    with refused('no list ImageSets/Main/holidays.txt', "'test', 'train', 'val'"):
+    with refused('no list ImageSets/Main/holidays.txt', "'odd', 'test', 'train', 'val'"):
         evaluate_folder(voc, detector, split='holidays')
 
 
@@ -287,7 +297,7 @@ def test_without_lists_the_seed_holds_out_what_training_held_out(detector, tmp_p
     root = make_voc(tmp_path, [f'{i:02d}' for i in range(10)], {})
     for seed in (6789, 1):
         report = evaluate_folder(root, detector, seed=seed)
-        held_out = read_folder(root, seed=seed)[1]
+        held_out = read_folder(root, seed=seed).valid
         assert [s.path for s in report.samples] == [s.path for s in held_out]
 
 
