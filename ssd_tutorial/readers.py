@@ -517,7 +517,9 @@ def yolo_names(names # list, dictionary from number to name, or file data.yaml o
     if not names: raise ValueError(f'{source}: no class names; give a list, or number: name')
     return names
 
-def is_names_file(file): # whether a file may hold the names of classes
+def is_names_file(file: Path # any file
+    ) -> bool:
+    "Whether it may hold the names of classes."
     return file.suffix.lower() in YAML | {'.names'} or file.name.lower() == 'classes.txt'
 
 def _find_names(folder):
