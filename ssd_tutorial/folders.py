@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .data import split_samples
 from .readers import (IMAGE_SUFFIXES, XML, YAML, coco_images, is_names_file,
-                                  load_yaml, read_coco, read_voc_files, read_yolo,
+                                  images_below, load_yaml, read_coco, read_voc_files, read_yolo,
                                   voc_lists, walk_folders, with_suffix, yolo_labels)
 
 # %% ../nbs/14_folders.ipynb #15030143
@@ -40,6 +40,10 @@ class _Found:
     n: int # annotated images
     read: object # function: files, drop_bad -> `Sample`s
     notes: list=field(default_factory=list) # sentences on what was left alone
+
+def _add(parts, more):
+    "Add the files of `more` to those of the same part."
+    for part, files in more.items(): parts.setdefault(part, []).extend(files)
 
 def _layout(name, parts, told_by='folders'):
     "Name of a format, and what told its parts."
@@ -77,7 +81,7 @@ def _find_voc(root, folders):
         listed = _listed_parts(folder, xmls)
         if listed: told_by = 'lists in ImageSets/Main'
         else: listed = {split_of(folder.relative_to(root).parts): xmls}
-        for part, found in listed.items(): parts.setdefault(part, []).extend(found)
+        _add(parts, listed)
 
     def read(files, drop_bad): return read_voc_files(files, root, drop_bad)
 
@@ -150,9 +154,7 @@ def _listed_images(file, bases):
 
 def _images_in(path, bases=()):
     "Image files in a folder and below it, or in a list."
-    if path.is_file(): return _listed_images(path, bases)
-    files = [f for _, inside in walk_folders(path) for f in inside]
-    return with_suffix(files, IMAGE_SUFFIXES)
+    return _listed_images(path, bases) if path.is_file() else images_below(path)
 
 # %% ../nbs/14_folders.ipynb #fcbb47d4
 def _yaml_parts(file):
@@ -224,7 +226,7 @@ def _find_yolo(root, folders):
     for f in with_suffix(named, YAML):
         told, lost = _yaml_parts(f)
         notes += lost
-        for part, files in told.items(): parts.setdefault(part, []).extend(files)
+        _add(parts, told)
     return _yolo_found(root, labels, parts, partial(_read_yolo, names), notes)
 
 def _read_yolo(names, files, drop_bad): return read_yolo(files, names, drop_bad)
@@ -236,8 +238,7 @@ def _yolo_found(root, labels, parts, read, notes):
     named = set().union(*parts.values())
     labels = labels | yolo_labels(named)
     rest = {p: file for p, file in labels.items() if p not in named}
-    for part, files in _folder_parts(root, rest).items():
-        parts.setdefault(part, []).extend(files)
+    _add(parts, _folder_parts(root, rest))
     for part, files in parts.items():
         if any(labels[p] for p in files) or not files: continue
         notes.append(f'no image of the {part} part has a text file; it was left alone')

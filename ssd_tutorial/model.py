@@ -125,13 +125,18 @@ def _layers(body):
     return layers
 
 @torch.no_grad()
-def _map_ends(layers):
-    "The last layer of each size of map: pairs of its index and its channels."
-    x = torch.zeros(1, 3, 128, 128)
+def _map_shapes(layers):
+    "Shape of the map behind each layer, for an image of 128 pixels."
+    x = torch.zeros(1, 3, 128, 128, device=next(nn.Sequential(*layers).parameters()).device)
     shapes = []
     for layer in layers:
         x = layer.eval()(x)
         shapes.append(x.shape)
+    return shapes
+
+def _map_ends(layers):
+    "The last layer of each size of map: pairs of its index and its channels."
+    shapes = _map_shapes(layers)
     sides = [shape[-1] for shape in shapes]
     # behind the last layer stands a 0, so that this layer, too, is the last of its size
     after = [*sides[1:], 0]
@@ -267,17 +272,11 @@ def has_bf16(device='cpu' # device or its name, such as cuda
     return not _BF16_FLAGS.isdisjoint(_cpu_flags())
 
 # %% ../nbs/06_model.ipynb #06ea0002
-@torch.no_grad()
 def early_layers(body: nn.Module, # from `ssd_body`, or `FeatureMaps` of it
     ) -> list: # its first layers, up to the last with four pixels to a cell
     "The layers that a pretrained body may keep (as torchvision's detectors do by default)."
     training = body.training
-    x = torch.zeros(1, 3, 128, 128, device=next(body.parameters()).device)
-    early = []
-    body.eval()
-    for layer in _layers(body):
-        x = layer(x)
-        if x.shape[-1] < 128 / 4: break
-        early.append(layer)
+    layers = _layers(body)
+    n = sum(shape[-1] >= 128 / 4 for shape in _map_shapes(layers))
     body.train(training)
-    return early
+    return layers[:n]

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LYING', 'IMAGE_SUFFIXES', 'IMAGE_FOLDERS', 'LABEL_FOLDERS', 'XML', 'YAML', 'PASCAL_CLASSES', 'PASCAL_SHORT', 'Sample',
-           'image_size', 'file_key', 'walk_folders', 'with_suffix', 'voc_lists', 'voc_splits', 'read_voc_files',
-           'read_voc', 'load_coco', 'coco_images', 'read_coco', 'yolo_labels', 'load_yaml', 'yolo_names',
-           'is_names_file', 'read_yolo', 'pascal_2007', 'atomic_write', 'to_rgb', 'load_image', 'check_images']
+           'image_size', 'file_key', 'walk_folders', 'with_suffix', 'images_below', 'voc_lists', 'voc_splits',
+           'read_voc_files', 'read_voc', 'load_coco', 'coco_images', 'read_coco', 'yolo_labels', 'load_yaml',
+           'yolo_names', 'is_names_file', 'read_yolo', 'pascal_2007', 'atomic_write', 'to_rgb', 'load_image',
+           'check_images']
 
 # %% ../nbs/01_readers.ipynb #8854aaad
 import json, os, shutil, unicodedata, warnings
@@ -260,6 +261,13 @@ def _by_name(folders, suffixes):
         for p in with_suffix(files, suffixes):
             found.update({file_key(p.name): p, file_key(p.stem): p})
     return found
+
+# %% ../nbs/01_readers.ipynb #01be1001
+def images_below(folder # folder
+    ) -> list: # paths
+    "Image files in a folder and in all below it."
+    files = [f for _, inside in walk_folders(folder) for f in inside]
+    return with_suffix(files, IMAGE_SUFFIXES)
 
 # %% ../nbs/01_readers.ipynb #dd329fb3
 XML = {'.xml'}
@@ -539,8 +547,7 @@ def _yolo_images(images):
         return images, os.path.commonpath(images) if images else 'an empty list'
     root = Path(images).absolute()
     if not root.is_dir(): raise FileNotFoundError(f'{root}: no such folder of images')
-    files = [f for folder, inside in walk_folders(root) for f in inside]
-    return with_suffix(files, IMAGE_SUFFIXES), root
+    return images_below(root), root
 
 def read_yolo(images, # folder of images, with those below it; or a list of image files
               names=None, # as for `yolo_names`; by default looked for around the images

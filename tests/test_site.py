@@ -5,6 +5,7 @@ import json
 import sys
 from functools import cache
 from inspect import isfunction
+from itertools import product
 from pathlib import Path
 from urllib.parse import unquote, urljoin
 
@@ -135,18 +136,15 @@ def test_a_page_is_whole_legible_and_fits_on_screen_and_phone(open_page, path):
     page, faults = open_page(path)
     # folded code is code, too
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    for width in (WIDE, PHONE):
-        page.set_viewport_size({'width': width, 'height': 900})
-        there = page.evaluate('document.documentElement.scrollWidth')
-        if there > width: faults.append(f'{width} pixels: the page is {there} wide')
-        found = page.evaluate(POOR) + page.evaluate(CUT)
-        faults += [f'{width} pixels: {f}' for f in found]
-    for scheme in ('light', 'dark'):
+    for scheme, width in product(('light', 'dark'), (WIDE, PHONE)):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'")
-        found = page.evaluate(FAINT)
-        if scheme == 'dark': found += page.evaluate(LOUD) + page.evaluate(POOR)
-        faults += [f'{scheme}: {f}' for f in found]
+        page.set_viewport_size({'width': width, 'height': 900})
+        there = page.evaluate('document.documentElement.scrollWidth')
+        found = [f'the page is {there} wide'] if there > width else []
+        for faulty in (POOR, CUT, FAINT): found += page.evaluate(faulty)
+        if scheme == 'dark': found += page.evaluate(LOUD)
+        faults += [f'{scheme}, {width} pixels: {f}' for f in found]
     assert not faults, f'{path}\n' + '\n'.join(faults)
 
 
