@@ -14,6 +14,7 @@ for name, value in raw.items():
     cfg[name] = value.replace("%(user)s", raw["user"]).replace("%(repo)s", raw["repo"])
 docs = cfg["docs_requirements"].split()
 onnx = cfg["onnx_requirements"].split()
+video = cfg["video_requirements"].split()
 
 setup(
     name=cfg["lib_name"],
@@ -32,9 +33,10 @@ setup(
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
-        "dev": cfg["dev_requirements"].split() + docs + onnx,
+        "dev": cfg["dev_requirements"].split() + docs + onnx + video,
         "docs": docs,
         "onnx": onnx,
+        "video": video,
     },
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),

@@ -21,7 +21,7 @@ from ssd_tutorial.anchors import SSDCoder, make_anchors
 from ssd_tutorial.data import Vocab, split_samples
 from ssd_tutorial.evaluate import evaluate
 from ssd_tutorial.loss import FocalLoss, HardNegativeLoss, MultiBoxLoss
-from ssd_tutorial.model import MultiScaleHead, grid_sizes, has_bf16, ssd_model
+from ssd_tutorial.model import MultiScaleHead, fast_dtype, grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
 from ssd_tutorial.recipes import fit_recipe, preset, recipe_loaders, recipe_model
 from ssd_tutorial.train import ssd_learner
@@ -114,7 +114,7 @@ def trained_report(build, recipe, train, valid):
     set_seed(recipe.seed)
     model, loss = build(recipe, train, vocab)
     loaders = recipe_loaders(train, valid[:1], vocab, recipe)
-    learn = ssd_learner(loaders, model, loss, bf16=has_bf16(default_device()))
+    learn = ssd_learner(loaders, model, loss, dtype=fast_dtype(default_device()))
     with learn.no_logging(): fit_recipe(learn, recipe)
     detector = Detector(learn.model.cpu(), learn.loss_func.anchors, vocab, recipe.size)
     return evaluate(detector, valid)

@@ -1,6 +1,7 @@
 """What the benchmarks share: images, a learner with the settings of `ssd_train`, torchvision's
-ssdlite as a peer, a clock, tables."""
+SSDs as peers, a clock, tables in markdown and in CSV files that grow row by row."""
 import copy
+import csv
 import os
 import platform
 import tempfile
@@ -62,6 +63,22 @@ def table(columns, rows):
     print(flush=True)
 
 
+def read_rows(file):
+    "Rows of a CSV file as dictionaries; none if it does not exist."
+    if not file.exists(): return []
+    with open(file, newline="") as f: return list(csv.DictReader(f.readlines()[1:]))
+
+
+def add_row(file, row, measured):
+    "Append to a CSV file; its first line says what was measured, and where."
+    new = not file.exists()
+    with open(file, "a", newline="") as f:
+        if new: f.write(f"# {measured}\n")
+        writer = csv.DictWriter(f, row)
+        if new: writer.writeheader()
+        writer.writerow(row)
+
+
 def shapes(n, seed):
     "Samples of the embedded data set, drawn once per machine."
     folder = Path(tempfile.gettempdir())/"ssd_tutorial_benchmarks"
@@ -69,11 +86,11 @@ def shapes(n, seed):
 
 
 def learner(train, situation="shapes", model="ssd", seed=0, workers=None, cbs=(), bf16=None,
-            **given):
-    "What `ssd_train` would train on `train` from scratch, and its recipe."
+            vocab=None, **given):
+    "What `ssd_train` would train on `train`, and its recipe."
     recipe = preset(model, situation, seed=seed, workers=workers, **given)
-    kwargs = {} if bf16 is None else dict(bf16=bf16)
-    vocab = Vocab.from_samples(train)
+    kwargs = {} if bf16 is None else dict(dtype=torch.bfloat16 if bf16 else torch.float32)
+    vocab = vocab or Vocab.from_samples(train)
     # nobody evaluates while training: one image to validate
     return recipe_learner(train, train[:1], vocab, recipe, cbs=cbs, **kwargs), recipe
 
@@ -91,16 +108,24 @@ def end_workers(learn):
     for loader in (learn.dls.train, learn.dls.valid): loader._iterator = None
 
 
-def ssdlite(n_classes, size, momentum=.1):
-    "torchvision's ssdlite320 for images of `size` pixels, resized and normalised already."
-    # its own momentum, .03, is too slow for a short training
-    norm = partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=momentum)
-    net = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None,
-                                        num_classes=n_classes, norm_layer=norm)
+def ready_image(net, size):
+    "Let `net` take images that are resized and normalised already."
     net.transform = GeneralizedRCNNTransform(
         size, size, [0.] * 3, [1.] * 3, size_divisible=1, fixed_size=(size, size),
         _skip_resize=True)
     return net
+
+
+def short_norm(momentum=.1):
+    "ssdlite's batch norm; its own momentum, .03, is too slow for a short training."
+    return partial(torch.nn.BatchNorm2d, eps=1e-3, momentum=momentum)
+
+
+def ssdlite(n_classes, size, momentum=.1):
+    "torchvision's ssdlite320 for images of `size` pixels, resized and normalised already."
+    net = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None,
+                                        num_classes=n_classes, norm_layer=short_norm(momentum))
+    return ready_image(net, size)
 
 
 def any_image(net, size):
@@ -127,21 +152,30 @@ def seconds_of_steps(net, batch, bf16, steps):
     return time.perf_counter() - start
 
 
+def in_layout(net, layout):
+    "Bring weights and images into a memory format."
+    # torchvision copies the images into a batch of the usual format
+    net.backbone.register_forward_pre_hook(
+        lambda body, args: (args[0].to(memory_format=layout),))
+    return net.to(memory_format=layout)
+
+
 def fastest(net, batch, steps=5):
     "Memory format and precision with which a step of ssdlite takes least time."
     times = {}
     for layout in (torch.contiguous_format, torch.channels_last):
         for bf16 in {False, has_bf16(default_device())}:
-            trial = copy.deepcopy(net).to(memory_format=layout)
+            trial = in_layout(copy.deepcopy(net), layout)
             times[layout, bf16] = seconds_of_steps(trial, batch, bf16, steps)
     return min(times, key=times.get)
 
 
-def fit_ssdlite(net, loader, seconds, lr=4e-3):
-    "AdamW and fastai's one cycle, stretched to the time; seconds, epochs, what was chosen."
+def fit_ssdlite(net, loader, seconds, lr=4e-3, trial=None):
+    """AdamW and fastai's one cycle, stretched to the time; seconds, epochs, and what was chosen
+    by the time that a batch takes, or the first `trial` images of it."""
     net.to(default_device()).train()
-    layout, bf16 = fastest(net, next(iter(loader)))
-    net.to(memory_format=layout)
+    layout, bf16 = fastest(net, [t[:trial] for t in next(iter(loader))])
+    in_layout(net, layout)
     opt = torch.optim.AdamW(net.parameters(), lr, fused=True)
     rate = combined_cos(.25, lr / 25, lr, lr / 1e5)
     momentum = combined_cos(.25, .95, .85, .95)

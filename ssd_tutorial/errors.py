@@ -19,8 +19,8 @@ from torch import Tensor
 from .anchors import Anchors, match
 from .boxes import box_iou
 from .evaluate import (HIT, IGNORED, Report, Table, match_detections, mean_ap,
-                                   overlaps, pr_curves, score_detections)
-from .predict import Detections, Detector, non_max_suppression
+                                   one_name_each, overlaps, pr_curves, score_detections)
+from .predict import SCORE_THRESH, Detections, Detector, non_max_suppression
 from .readers import Sample, image_size, load_image
 from .show import draw_rect, show_image
 
@@ -35,7 +35,7 @@ def miss_reasons(boxes: Tensor, # `(A,4)` xyxy in [0,1], decoded, of all anchors
                  anchors: Anchors, # A of them
                  truth: Tensor, # `(M,4)` xyxy in [0,1]
                  labels: Tensor, # `(M,)` class numbers
-                 score_thresh: float=.3, # below it, a class does not count as predicted
+                 score_thresh: float=SCORE_THRESH, # below it, a class is not predicted
                  match_thresh: float=.4, # below it, an anchor was background in training
     ) -> list: # `M` of `FALSE_NEGATIVES`, right for the objects that were missed
     "Why each object was missed, if it was."
@@ -153,15 +153,16 @@ def _image_errors(sample, vocab, anchors, raw, kept, score_thresh, match_thresh)
     box, label, score = kept
     names = [vocab[i] for i in label.tolist()]
     every = Detections((box * scale).numpy(), names, score.numpy(), None)
+    shown = one_name_each(every)
     # they are sorted, best first
-    n = int((score >= score_thresh).sum())
-    over = Detections(every.boxes[:n], names[:n], every.scores[:n], None)
+    n = int((shown.scores >= score_thresh).sum())
+    over = Detections(shown.boxes[:n], shown.labels[:n], shown.scores[:n], None)
     return every, label_errors(sample, over, reasons)
 
 # %% ../nbs/13_errors.ipynb #549961b2
 def find_errors(detector: Detector,
                 samples, # list of `Sample`; the detector must not have been trained on them
-                score_thresh: float=.3, # below it, a detection does not count
+                score_thresh: float=SCORE_THRESH, # below it, a detection does not count
                 nms_thresh: float=.5, # IoU over which the worse of two detections goes
                 match_thresh: float=.4, # below it, an anchor was background in training
     ) -> tuple: # `Report` of all detections, `Errors` of those over the threshold

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HIT', 'FALSE_POSITIVE', 'IGNORED', 'overlaps', 'match_detections', 'precision_recall', 'average_precision',
            'scored_outcomes', 'Curve', 'pr_curves', 'mean_ap', 'coco_aps', 'MeanAP', 'Table', 'Report',
-           'score_detections', 'evaluate', 'show_curves']
+           'score_detections', 'evaluate', 'show_curves', 'AtThreshold', 'one_name_each']
 
 # %% ../nbs/12_evaluate.ipynb #723f8b00
 import warnings
@@ -22,7 +22,8 @@ from fastcore.basics import patch
 from .anchors import Anchors, text_table
 from .boxes import box_iou
 from .data import Vocab
-from .predict import Detections, Detector, decode_predictions, non_max_suppression
+from .predict import (SCORE_THRESH, Detections, Detector, decode_predictions,
+                                  non_max_suppression, suppress_across_classes)
 from .readers import Sample
 
 with warnings.catch_warnings():
@@ -308,13 +309,14 @@ def evaluate(detector: Detector,
     # 64 images at a time, without keeping them
     for start in range(0, len(samples), 64):
         paths = [s.path for s in samples[start:start + 64]]
-        found = detector.predict(paths, score_thresh, nms_thresh)
+        # AP looks at all candidates, also at second names for an object
+        found = detector.predict(paths, score_thresh, nms_thresh, across_thresh=1)
         detections += [replace(d, image=None) for d in found]
     return score_detections(detections, samples, detector.vocab)
 
 # %% ../nbs/12_evaluate.ipynb #1c4acca8
 def show_curves(report: Report,
-                score_thresh: float=.3, # marked by a dot
+                score_thresh: float=SCORE_THRESH, # marked by a dot
     ) -> plt.Figure:
     "Precision over recall, one curve per class, best first."
     fig, ax = plt.subplots(figsize=(8, 4.2))
@@ -335,3 +337,60 @@ def show_curves(report: Report,
     return fig
 
 Report.plot = show_curves
+
+# %% ../nbs/12_evaluate.ipynb #0be10002
+class AtThreshold(NamedTuple):
+    "What a detector shows over a score threshold, all classes together, IoU 0.5."
+    score_thresh: float # in [0,1]
+    precision: float # in [0,1]; 1 if nothing is shown, as nothing is wrong
+    recall: float # in [0,1]
+
+    @property
+    def f1(self):
+        "Harmonic mean of precision and recall, in [0,1]."
+        return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-9)
+
+def one_name_each(d: Detections # of one image
+    ) -> Detections: # best first
+    "Detections as `Detector.predict` shows them: one name for each object."
+    boxes = torch.as_tensor(np.asarray(d.boxes, dtype=np.float64)).reshape(-1, 4)
+    scores = torch.as_tensor(np.asarray(d.scores, dtype=np.float64))
+    # their places in the list instead of classes, to find the same ones there
+    _, rows, _ = suppress_across_classes(boxes, torch.arange(len(d)), scores)
+    rows = rows.numpy()
+    return replace(d, boxes=np.asarray(d.boxes).reshape(-1, 4)[rows],
+                   scores=np.asarray(d.scores)[rows], labels=[d.labels[i] for i in rows])
+
+# %% ../nbs/12_evaluate.ipynb #0be10003
+@patch
+def at_thresholds(self: Report,
+                  score_threshs, # list of thresholds in [0,1]
+    ) -> list: # an `AtThreshold` for each
+    "Precision and recall of what `Detector.predict` shows at each threshold."
+    shown = [one_name_each(d) for d in self.detections]
+    rows = sorted(scored_outcomes(shown, self.samples), key=lambda row: -row[1])
+    n_objects = sum(curve.objects for curve in self.curves.values())
+    curve = precision_recall([outcome for *_, outcome in rows], n_objects)
+    # before the first detection nothing is wrong, and nothing found
+    precision, recall = [[start, *values] for start, values in zip((1., 0.), curve)]
+    scores = np.array([score for _, score, _ in rows])
+    counts = [int((scores >= t).sum()) for t in score_threshs]
+    return [AtThreshold(t, float(precision[n]), float(recall[n]))
+            for t, n in zip(score_threshs, counts)]
+
+@patch
+def best_threshold(self: Report) -> AtThreshold:
+    "The score threshold with the best F1, of hundredths."
+    hundredths = [i / 100 for i in range(1, 100)]
+    return max(self.at_thresholds(hundredths), key=lambda point: point.f1)
+
+@patch
+def advice(self: Report,
+           score_thresh: float=SCORE_THRESH, # the threshold that is used
+    ) -> str:
+    "Precision and recall at a threshold, and the threshold with the best F1."
+    now, = self.at_thresholds([score_thresh])
+    best = self.best_threshold()
+    return (f'score from {score_thresh:g}: precision {now.precision:.3f}, '
+            f'recall {now.recall:.3f}, F1 {now.f1:.3f}; '
+            f'best from {best.score_thresh:g}: F1 {best.f1:.3f}')

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['SMALL_ARCHS', 'ssd_body', 'flatten_cells', 'SSDHead', 'FeatureMaps', 'MultiScaleHead', 'SSD', 'ssd_model',
-           'grid_sizes', 'has_bf16', 'early_layers']
+           'grid_sizes', 'has_bf16', 'fast_dtype', 'early_layers', 'inference_copy']
 
 # %% ../nbs/06_model.ipynb #5fff8959
+import copy
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 from torchvision import models
 from torchvision.models.resnet import BasicBlock, ResNet
 
@@ -271,6 +273,12 @@ def has_bf16(device='cpu' # device or its name, such as cuda
     if kind != 'cpu' or not torch.backends.mkldnn.is_available(): return False
     return not _BF16_FLAGS.isdisjoint(_cpu_flags())
 
+def fast_dtype(device='cpu' # device or its name, such as cuda
+    ) -> torch.dtype: # bfloat16, float16 or float32
+    "The shortest numbers that a device calculates with in hardware."
+    if has_bf16(device): return torch.bfloat16
+    return torch.float16 if torch.device(device).type == 'cuda' else torch.float32
+
 # %% ../nbs/06_model.ipynb #06ea0002
 def early_layers(body: nn.Module, # from `ssd_body`, or `FeatureMaps` of it
     ) -> list: # its first layers, up to the last with four pixels to a cell
@@ -280,3 +288,32 @@ def early_layers(body: nn.Module, # from `ssd_body`, or `FeatureMaps` of it
     n = sum(shape[-1] >= 128 / 4 for shape in _map_shapes(layers))
     body.train(training)
     return layers[:n]
+
+# %% ../nbs/06_model.ipynb #06eb0005
+class _Inference(nn.Module):
+    "A model that only predicts: batch norms folded, the body with short numbers."
+    def __init__(self, model, dtype):
+        super().__init__()
+        body, head = model
+        self.dtype = dtype
+        self.body = _folded(body).to(dtype, memory_format=torch.channels_last)
+        self.head = _folded(head)
+
+    def forward(self, x):
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        maps = self.body(x)
+        # the article's body has a single map
+        if isinstance(maps, Tensor): return self.head(maps.float())
+        return self.head([features.float() for features in maps])
+
+def _folded(module):
+    "A copy without batch norms, where PyTorch can follow what the module does."
+    # tracing notes each step of a module, but not of every architecture
+    try: return fuse(module)
+    except Exception: return copy.deepcopy(module)
+
+def inference_copy(model: SSD # from `ssd_model`, in evaluation mode
+    ) -> nn.Module: # images `(B,3,S,S)` to the same as the model, on its device
+    "A faster copy for prediction only; weights that change later do not reach it."
+    device = next(model.parameters()).device
+    return _Inference(model, fast_dtype(device)).eval()

@@ -16,7 +16,7 @@ from .augment import (FlipTransform, ResizeTransform, photo_transform,
                                   train_transform)
 from .data import Loaders, ObjectDataset, Vocab, ssd_dataloaders
 from .loss import MultiBoxLoss, SSDLoss
-from .model import SMALL_ARCHS, grid_sizes, has_bf16, ssd_model
+from .model import SMALL_ARCHS, fast_dtype, grid_sizes, ssd_model
 from .train import KeepStatistics, early_body_head, ssd_learner
 
 # after `train`, which imports fastai without its warnings
@@ -159,7 +159,7 @@ def recipe_learner(train, # list of `Sample`
     model, loss = recipe_model(recipe, train, vocab)
     loaders = recipe_loaders(train, valid, vocab, recipe)
     more = [] if metrics is None else metrics(loss.anchors)
-    kwargs.setdefault('bf16', has_bf16(default_device()))
+    kwargs.setdefault('dtype', fast_dtype(default_device()))
     if _keeps_early(recipe):
         kwargs.update(splitter=early_body_head, train_bn=False)
         kwargs['cbs'] = [KeepStatistics(), *kwargs.get('cbs', ())]

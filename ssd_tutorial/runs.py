@@ -18,8 +18,8 @@ from .data import Vocab, split_samples
 from .errors import find_errors
 from .evaluate import MeanAP
 from .folders import Folder, read_folder
-from .model import has_bf16
-from .predict import Detector, show_predictions
+from .model import fast_dtype
+from .predict import SCORE_THRESH, Detector, show_predictions
 from .readers import (IMAGE_SUFFIXES, PASCAL_CLASSES, PASCAL_SHORT, Sample,
                                   atomic_write, check_images, pascal_2007, read_voc)
 from .recipes import Recipe, fit_recipe, recipe_learner
@@ -55,13 +55,17 @@ def _facts(report, learn, recipe, data, start):
     last = {k: rows[-1][k] for k in ('valid_loss', 'train_loss', 'class_loss', 'box_loss')}
     device = next(learn.model.parameters()).device
     datasets = learn.dls.train.dataset, learn.dls.valid.dataset
+    shown, = report.at_thresholds([SCORE_THRESH])
+    best = report.best_threshold()
     facts = dict(
-        map50=report.map50, map=report.map, **last, first_valid_loss=rows[0]['valid_loss'],
+        map50=report.map50, map75=report.map75, map=report.map, precision=shown.precision,
+        recall=shown.recall, score_thresh=SCORE_THRESH, best_score_thresh=best.score_thresh,
+        best_f1=best.f1, **last, first_valid_loss=rows[0]['valid_loss'],
         training_seconds=round(sum(r['seconds'] for r in rows), 1),
         anchors=len(learn.loss_func.anchors), n_train=len(datasets[0]),
         n_valid=len(datasets[1]),
         classes=report.vocab.names[1:], data=Path(data).name, **asdict(recipe),
-        bf16=has_bf16(device),
+        dtype=str(fast_dtype(device)).removeprefix('torch.'),
         device=torch.cuda.get_device_name() if device.type == 'cuda' else device.type,
         seconds=round(time.time() - start, 1))
     odd = [k for k, v in facts.items() if isinstance(v, float) and not math.isfinite(v)]
@@ -97,7 +101,7 @@ def train_detector(data, # shapes, pascal, or an annotated folder
     else: fig = show_predictions(learn.model, detector.anchors, learn.dls.valid.dataset)
     facts = _facts(report, learn, recipe, data, start)
     _save_run(out, detector, fig, facts)
-    print(report)
+    print(report, report.advice(), sep='\n')
     print(f"written to {out} in {facts['seconds']:.0f} s: "
           'detector.pt, history.csv, metrics.json, predictions.png')
     return facts
@@ -137,7 +141,7 @@ def _objects(d):
 def predict_files(images, # image files, or folders of them
                   detector='runs/train/detector.pt', # file written by `ssd_train`
                   out='runs/predict', # folder for annotated images and detections.json
-                  score_thresh: float=.3, # leave out what scores less
+                  score_thresh: float=SCORE_THRESH, # leave out what scores less
                   nms_thresh: float=.5, # IoU above which the worse of two boxes goes
     ) -> list: # what is written to detections.json, one entry per image
     "What `ssd_predict` does, as a function."
@@ -185,5 +189,5 @@ def evaluate_folder(root, # annotated folder: Pascal VOC, COCO or YOLO
         raise ValueError(f'{root}: the detector does not know {sorted(unknown)}; '
                          f'it was trained for {detector.vocab.names[1:]}')
     report, errors = find_errors(detector, check_images(samples, drop_bad))
-    print(report, errors, sep='\n\n')
+    print(report, report.advice(), errors, sep='\n\n')
     return report

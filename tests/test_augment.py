@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from torch.testing import assert_close
+from torchvision.transforms import v2
 
 from makers import BLUE, GREEN, RED
 from ssd_tutorial.augment import (
-    FlipTransform, ImgaugTransform, ResizeTransform, import_imgaug, train_transform
+    FlipTransform, ImgaugTransform, ResizeTransform, V2Transform, import_imgaug, train_transform
 )
-from ssd_tutorial.data import ObjectDataset, Vocab, denormalize, keep_visible
+from ssd_tutorial.data import ObjectDataset, Vocab, denormalize, keep_visible, ssd_dataloaders
 from ssd_tutorial.readers import Sample
 
 iaa = import_imgaug().augmenters
@@ -63,7 +64,12 @@ def far(size, seed):
     return ImgaugTransform(affine, size, seed)
 
 
-@pytest.mark.parametrize('make', [train_transform, FlipTransform, far])
+def crops(size, seed):
+    torch.manual_seed(seed)
+    return V2Transform(v2.Compose([v2.RandomIoUCrop(), v2.RandomHorizontalFlip()]), size)
+
+
+@pytest.mark.parametrize('make', [train_transform, FlipTransform, far, crops])
 def test_a_label_travels_with_its_box(six, make):
     "A check that the shift of labels against boxes after some boxes have left would fail."
     ds = ObjectDataset([six], VOCAB, make(160, seed=7))
@@ -78,7 +84,8 @@ def test_a_label_travels_with_its_box(six, make):
             assert found in (0, label)
             seen += found > 0
     assert seen > .6 * sum(n_objects)
-    if make is far: assert sum(0 < n < 6 for n in n_objects) > 20    # some, not all, have left
+    # some, not all, have left
+    if make in (far, crops): assert sum(0 < n < 6 for n in n_objects) > 20
 
 
 def test_boxes_end_inside_the_image_and_keep_their_share(six):
@@ -165,7 +172,10 @@ def test_the_streams_of_seeds_do_not_change(six):
     assert [(int(x > 30), int(y > 30)) for x, y in corners] == FLIPS
 
 
-@pytest.mark.parametrize('make', [train_transform, FlipTransform, ResizeTransform])
+def mirror(size): return V2Transform(v2.RandomHorizontalFlip(1.), size)
+
+
+@pytest.mark.parametrize('make', [train_transform, FlipTransform, ResizeTransform, mirror])
 def test_transforms_can_be_pickled(six, make):
     t = pickle.loads(pickle.dumps(make(32)))
     image, boxes, labels = t(np.array(Image.open(six.path)), six.boxes, np.arange(6))
@@ -187,23 +197,81 @@ print(t(np.array(Image.open({str(six.path)!r})), boxes, np.arange(6))[1].round(3
     assert np.allclose(json.loads(shown), boxes, atol=2e-3)
 
 
-def test_a_torchvision_v2_transform_is_a_transform(six):
-    from torchvision import tv_tensors
-    from torchvision.transforms import v2
+# ---- torchvision's transforms
 
-    def turned(image, boxes, labels):
-        x = tv_tensors.Image(torch.from_numpy(image).permute(2, 0, 1))
-        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(boxes), format='XYXY',
-                                         canvas_size=image.shape[:2])
-        x, boxes = v2.Compose([v2.RandomHorizontalFlip(1.), v2.Resize((48, 64))])(x, boxes)
-        return x.permute(1, 2, 0).numpy(), boxes, labels
+def test_a_flip_by_torchvision_is_our_flip(six):
+    args = np.array(Image.open(six.path)), six.boxes, np.arange(6)
+    before = [a.copy() for a in args]
+    flips = FlipTransform(96, seed=0)
+    ours = [flips(*args) for _ in range(20)]
+    plain = ResizeTransform(96)(*args)
+    mirrored = next(o for o in ours if not np.array_equal(o[0], plain[0]))
+    image, boxes, labels = mirror(96)(*args)
+    assert image.dtype == np.uint8 and image.shape == (96, 96, 3)
+    # the one resizes before, the other after the flip
+    assert np.abs(image.astype(int) - mirrored[0]).max() <= 1
+    assert np.allclose(boxes, mirrored[1], atol=1e-4) and labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert same([V2Transform(v2.Identity(), 96)(*args)], [plain])
+    assert same([before], [args])
 
-    x, boxes, labels = ObjectDataset([six], VOCAB, turned)[0]
-    assert x.shape == (3, 48, 64)
+    x, boxes, labels = ObjectDataset([six], VOCAB, mirror(64))[0]
     unit = six.boxes / np.array([270, 220, 270, 220])
     want = torch.tensor(flip_unit_boxes(unit, 1, 0), dtype=torch.float32)
     assert_close(boxes, want, atol=1e-5, rtol=0)
     assert labels.tolist() == [VOCAB.index(l) for l in six.labels]
+
+
+class Window(torch.nn.Module):
+    "The same crop of images and boxes, without torchvision's chance."
+    def __init__(self, top, left, height, width):
+        super().__init__()
+        self.window = top, left, height, width
+
+    def forward(self, image, target):
+        boxes = v2.functional.crop(target['boxes'], *self.window)
+        return v2.functional.crop(image, *self.window), dict(target, boxes=boxes)
+
+
+def test_what_a_crop_leaves_outside_goes_with_its_label(six):
+    "Columns 90 to 190 hold the second and fifth rectangle, and ten columns of no other."
+    t = V2Transform(Window(0, 90, 220, 100), 110)
+    image, boxes, labels = t(np.array(Image.open(six.path)), six.boxes, np.arange(6))
+    assert labels.tolist() == [1, 4] and image.shape == (110, 110, 3)
+    scale = np.array([1.1, .5, 1.1, .5])
+    assert np.allclose(boxes, (six.boxes[[1, 4]] - [90, 0, 90, 0]) * scale, atol=1e-3)
+    x, boxes, labels = ObjectDataset([six], VOCAB, t)[0]
+    assert labels.tolist() == [VOCAB.index('green'), VOCAB.index('red'), 0, 0, 0, 0]
+
+    # where none is left, the plain resize stands in
+    gone = V2Transform(Window(0, 0, 15, 15), 64)
+    assert len(gone(np.array(Image.open(six.path)), six.boxes, np.arange(6))[2]) == 0
+    moved, plain = (ObjectDataset([six], VOCAB, t)[0] for t in (gone, ResizeTransform(64)))
+    for got, want in zip(moved, plain): assert_close(got, want)
+
+
+def test_no_objects_and_other_types(six):
+    image = np.array(Image.open(six.path))
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    new, boxes, labels = V2Transform(v2.RandomIoUCrop(), 32)(image, *none)
+    assert (new.shape, boxes.shape, labels.shape) == ((32, 32, 3), (0, 4), (0,))
+    # views with turned axes, whole numbers
+    turned = image[::-1, ::-1]
+    new, boxes, _ = mirror(32)(turned, six.boxes.astype(np.int64), np.arange(6))
+    assert boxes.dtype == np.float32 and new.flags['WRITEABLE']
+    floats = V2Transform(v2.ToDtype(torch.float32, scale=True))
+    with pytest.raises(ValueError, match='float32, not bytes.*leave out ToDtype'):
+        floats(image, six.boxes, np.arange(6))
+
+
+def test_workers_draw_different_crops(six):
+    "torchvision draws from torch's numbers, which PyTorch seeds in each worker."
+    def epoch(seed):
+        ds = ObjectDataset([six] * 4, VOCAB, V2Transform(v2.RandomIoUCrop(), 32))
+        loader = ssd_dataloaders(ds, ds, bs=2, num_workers=2, seed=seed).train
+        return torch.cat([images for images, *_ in loader])
+
+    first = epoch(1)
+    assert len(first.flatten(1).unique(dim=0)) >= 3 and torch.equal(epoch(1), first)
 
 
 def test_numpy_is_left_as_it_was():

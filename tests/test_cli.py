@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from fastcore.script import anno_parser
@@ -29,7 +30,7 @@ OPTIONS = dict(
               'lenient',
     ssd_predict='detector out score nms',
     ssd_evaluate='detector split seed lenient')
-MENTIONED = dict(ssd_train='article', ssd_predict='images', ssd_evaluate='data')
+MENTIONED = dict(ssd_train='article', ssd_predict='videos', ssd_evaluate='data')
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_the_command_trains_and_writes_four_files(command, coco, tmp_path, capsy
     d = Detector.load(run/'detector.pt')
     assert (d.size, d.vocab.names) == (64, ['bg', 'cat', 'dog'])
     assert (d.anchors.coder, len(d.anchors)) == (SSDCoder(), want['anchors'])
-    assert len(d.predict(coco/'train'/'0.jpg', 0., 1.)) == 100
+    assert len(d.predict(coco/'train'/'0.jpg', 0., 1., 1.)) == 100
     report = evaluate_folder(coco, run/'detector.pt')
     assert report.map50 == pytest.approx(facts['map50'], abs=1e-6)
     assert report.map == pytest.approx(facts['map'], abs=1e-6)
@@ -318,3 +319,55 @@ def test_the_command_prints_the_table_and_the_errors(command, detector, coco, ca
     for piece in ('3 images', 'mAP50', 'AP75', 'cat', 'dog', 'false negative: low score',
                   'false positive: background'): assert piece in said
     assert content(coco) == before and list(tmp_path.iterdir()) == [coco]
+
+
+# ---- videos
+
+@pytest.fixture
+def clip(tmp_path):
+    for name in ('supervision', 'trackers'): pytest.importorskip(name, reason='extra video')
+    av = pytest.importorskip('av', reason='extra video')
+    file = tmp_path/'in'/'clip.mp4'
+    file.parent.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    with av.open(str(file), 'w') as container:
+        stream = container.add_stream('libx264', rate=10)
+        stream.width = 128
+        stream.height = 96
+        stream.pix_fmt = 'yuv420p'
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
+        container.mux(stream.encode())
+    return file
+
+
+def test_videos_and_images_in_one_call(command, detector, clip, tmp_path, capsys):
+    "The video of a folder is left alone, one that is named is taken."
+    noise(tmp_path/'in'/'a.png')
+    args = '--score', '.55', '--nms', '.2', '--detector', detector
+    assert not command('ssd_predict', 'in', '--out', 'one', *args)
+    assert names(tmp_path/'one') == ['a.png', 'detections.json']
+    assert not command('ssd_predict', clip, 'in/a.png', '--out', 'two', *args)
+    assert names(tmp_path/'two') == ['a.png', 'clip.json', 'clip.mp4', 'detections.json']
+    facts = json.loads((tmp_path/'two'/'clip.json').read_text())
+    assert len(facts['frames']) == 5 and sum(facts['counts'].values()) > 0
+    scores = [o['score'] for f in facts['frames'] for o in f['objects']]
+    assert min(scores) >= .55 / 2
+    said = capsys.readouterr()
+    assert 'in 5 frames' in said.out and '5/5' in said.err       # the progress bar
+
+
+def test_mistakes_with_videos_end_in_one_sentence(detector, clip, tmp_path, monkeypatch):
+    def predict(*videos, out='out'):
+        ssd_predict(images=list(map(str, videos)), detector=str(detector),
+                    out=str(tmp_path/out))
+
+    before = content(tmp_path)
+    by = 'ssd_predict'
+    with refused('none.mp4: no such video', by=by): predict(tmp_path/'none.mp4')
+    with refused('clip.mp4 would be overwritten', by=by): predict(clip, out='in')
+    with refused('b/Clip.avi have the same name', by=by): predict(clip, 'b/Clip.avi')
+    with refused('webcam 98 gives no image', by=by): predict('webcam:98')
+    monkeypatch.setitem(sys.modules, 'trackers', None)
+    with refused('trackers', 'pip install "ssd-tutorial[video]"', by=by): predict(clip)
+    assert content(tmp_path) == before
