@@ -35,7 +35,7 @@ class Module:
         found = {}
         for node in self.tree.body: found |= entries(node, wanted)
         # a method that is patched in further down stands by its class
-        def place(item): return found[item[0].split(".")[0]].lineno
+        def place(item): return found.get(item[0].split(".")[0], item[1]).lineno
         return dict(sorted(found.items(), key=place))
 
     def parameters(self, node):

@@ -12,6 +12,7 @@ from typing import Annotated
 from fastcore.script import call_parse
 
 from .model import SMALL_ARCHS
+from .predict import SCORE_THRESH
 from .recipes import preset
 from .runs import evaluate_folder, predict_files, train_detector
 from .video import is_video, predict_video
@@ -48,16 +49,19 @@ def ssd_train(
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
     epochs:int=None, # epochs after these [40; shapes 18]
-    lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
+    lr:float=None, # learning rate [2e-3; shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
+    class_loss:str=None, # focal or hard_negatives [hard_negatives; scratch focal]
+    box_loss:str=None, # offsets or giou, for the article corners [giou; scratch offsets]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
 ):
     "Train a detector. In brackets: the presets of the ssd model (module `recipes`)."
     given = dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs,
-                 augment=augment, workers=workers, seed=seed)
+                 augment=augment, class_loss=class_loss, box_loss=box_loss, workers=workers,
+                 seed=seed)
     # what was not given keeps the preset's value
     given = {k: v for k, v in given.items() if v is not None}
     _one_sentence('ssd_train', _train, data, out, model, scratch, lenient, given)
@@ -88,7 +92,7 @@ def ssd_predict(
     images:_one_or_more('images, folders of them, videos, webcam or webcam:1'),
     detector:str='runs/train/detector.pt', # file written by ssd_train
     out:str='runs/predict', # folder for annotated images and videos, with boxes as JSON
-    score:float=.3, # leave out what scores less
+    score:float=SCORE_THRESH, # leave out what scores less
     nms:float=.5, # of two boxes of a class with a larger IoU the better stays
 ):
     "Find objects; write annotated images and videos, and JSON files with boxes in pixels."

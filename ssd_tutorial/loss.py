@@ -9,7 +9,6 @@ __all__ = ['BCELoss', 'FocalLoss', 'HardNegativeLoss', 'box_l1', 'SSDLoss', 'Off
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss
 
 from .anchors import Anchors, match
 
@@ -198,13 +197,15 @@ class MultiBoxLoss(_AnchorLoss):
 class GIoULoss(nn.Module):
     "1 - GIoU of predicted and wanted boxes (Rezatofighi et al. 2019), times a weight."
     def __init__(self,
-                 weight: float=2., # against the class loss
+                 weight: float=3., # against the class loss
         ):
         super().__init__()
         self.weight = weight
 
     def forward(self, anchors, acts, targets, positive):
         "As `OffsetLoss`, for boxes instead of offsets."
+        # here, as torchvision takes long to import, and only this loss needs it
+        from torchvision.ops import generalized_box_iou_loss
         losses = generalized_box_iou_loss(anchors.decode(acts), targets)
         # all anchors, most of them for nothing: to pick out some a GPU would have to wait
         return self.weight * (losses * positive).sum()

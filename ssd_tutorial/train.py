@@ -91,16 +91,30 @@ class History(Callback):
             writer.writerows(self.rows)
 
 # %% ../nbs/09_train.ipynb #ec927e8d
+def _slow_convs(model):
+    "Convolutions whose backward pass is slow with bfloat16 on a CPU."
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    depthwise = [c for c in convs if c.groups == c.in_channels > 1]
+    return [c for c in depthwise if max(c.stride) > 1 and c.weight.requires_grad]
+
+def _in_float32(conv, x):
+    with torch.autocast('cpu', enabled=False):
+        return type(conv).forward(conv, x.float()).to(x.dtype)
+
 class BFloat16(Callback):
     "The model calculates with bfloat16; weights, loss and results stay float32."
     order = 100    # last before the forward pass, so that nothing can come in between
     def before_batch(self):
-        autocast = torch.autocast(self.xb[0].device.type, torch.bfloat16)
+        device = self.xb[0].device.type
+        exact = _slow_convs(self.model) if device == 'cpu' else []
+        for conv in exact: conv.forward = partial(_in_float32, conv)
+        autocast = torch.autocast(device, torch.bfloat16)
         autocast.__enter__()
 
         def leave(model, args, preds):
             autocast.__exit__(None, None, None)
             handle.remove()
+            for conv in exact: del conv.forward
             if preds is not None: return tuple(p.float() for p in preds)
 
         # always_call: the mode ends with the forward pass, even if that is interrupted

@@ -330,7 +330,7 @@ def mixed(tmp_path_factory):
     train = samples(tmp_path_factory.mktemp('mixed'), objects=lambda i: 1 + i % 2)
     recipe = preset('ssd', 'shapes', epochs=1, bs=2, size=64, workers=0)
     vocab = Vocab('abc')
-    learn = recipe_learner(train, train, vocab, recipe, bf16=True)
+    learn = recipe_learner(train, train, vocab, recipe, dtype=torch.bfloat16)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe)
     return Detector(learn.model.cpu(), learn.loss_func.anchors, vocab, recipe.size)
 

@@ -16,7 +16,7 @@ from ssd_tutorial.recipes import (
     recipe_model
 )
 from ssd_tutorial.shapes import SHAPES
-from ssd_tutorial.train import BFloat16
+from ssd_tutorial.train import HALF, BFloat16
 
 VOCAB = Vocab(SHAPES)
 SITUATIONS = [(model, situation) for model in PRESETS for situation in PRESETS[model]]
@@ -172,17 +172,18 @@ def test_metrics_get_the_anchors_and_the_rest_goes_to_the_learner(shapes16, tmp_
 
     recipe = small('article')
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe, tmp_path/'h.csv', metrics,
-                           path=tmp_path, bf16=False)
+                           path=tmp_path, dtype=torch.float32)
     assert given == [learn.loss_func.anchors] and learn.path == tmp_path
     assert not any(isinstance(cb, BFloat16) for cb in learn.cbs)
     assert 'objects' in fit(learn, recipe)[0] and (tmp_path/'h.csv').is_file()
 
 
-@pytest.mark.parametrize('able', [False, True])
-def test_bfloat16_is_for_devices_that_have_it(shapes16, monkeypatch, able):
-    monkeypatch.setattr('ssd_tutorial.recipes.has_bf16', lambda device: able)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_numbers_are_as_short_as_the_device_can(shapes16, monkeypatch, dtype):
+    monkeypatch.setattr('ssd_tutorial.recipes.fast_dtype', lambda device: dtype)
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, small('article'))
-    assert any(isinstance(cb, BFloat16) for cb in learn.cbs) == able
+    kinds = {type(cb) for cb in learn.cbs} & set(HALF.values())
+    assert kinds == ({HALF[dtype]} if dtype in HALF else set())
 
 
 # ---- training
@@ -266,7 +267,8 @@ def test_a_training_that_a_callback_ends_is_no_error(shapes16):
 
 def test_a_recipe_is_all_that_a_training_needs(shapes16):
     "The same by hand, from the fields alone."
-    recipe = Recipe('ssd', 'resnet8', False, 64, 0, 2, 3e-3, 4, 'none', workers=0)
+    recipe = Recipe('ssd', 'resnet8', False, 64, 0, 2, 3e-3, 4, 'none', 'focal', 'offsets',
+                    workers=0)
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe)
     rows = fit(learn, recipe)
     assert len(rows) == 2 and rows[1]['valid_loss'] < rows[0]['valid_loss']

@@ -15,7 +15,7 @@ from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate
 from ssd_tutorial.folders import read_folder
-from ssd_tutorial.model import grid_sizes, has_bf16, ssd_model
+from ssd_tutorial.model import fast_dtype, grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
 from ssd_tutorial.recipes import preset
 from ssd_tutorial.runs import evaluate_folder, predict_files, train_detector
@@ -84,7 +84,8 @@ def test_a_run_is_a_folder_of_four_files(coco, tmp_path, capsys):
     assert losses == [facts['first_valid_loss'], facts['valid_loss']]
     assert [float(rows[-1][k]) for k in ('class_loss', 'box_loss', 'train_loss')] == \
            [facts[k] for k in ('class_loss', 'box_loss', 'train_loss')]
-    assert facts['bf16'] == has_bf16('cuda' if torch.cuda.is_available() else 'cpu')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    assert facts['dtype'] == str(fast_dtype(device)).removeprefix('torch.')
 
 
 def test_the_articles_model_is_still_there(voc, tmp_path):

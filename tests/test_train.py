@@ -2,6 +2,7 @@ import csv
 
 import pytest
 import torch
+from fastai.callback import fp16
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.learner import AvgMetric
 from torch import nn
@@ -200,22 +201,22 @@ def bf16_state(model):
 def test_mixed_precision_is_one_switch(shapes16, loss):
     "Weights and results stay in single precision, and the losses nearly what they are without."
     rows = {}
-    for bf16 in (False, True):
+    for dtype in (torch.float32, torch.bfloat16):
         seen = []
-        learn = learner(shapes16[:8], shapes16[8:], loss=loss, bf16=bf16)
+        learn = learner(shapes16[:8], shapes16[8:], loss=loss, dtype=dtype)
 
         def look(module, args, out, seen=seen):
             seen.append((out if loss is SSDLoss else out[-1]).dtype)
 
         learn.model[0].register_forward_hook(look)
-        rows[bf16] = fit(learn, 2, 1e-3)
+        rows[dtype] = fit(learn, 2, 1e-3)
         # training and validation alike
-        assert set(seen) == {torch.bfloat16 if bf16 else torch.float32}
+        assert set(seen) == {dtype}
         assert {p.dtype for p in learn.model.parameters()} == {torch.float32}
         images = valid_batch(learn)[0]
         assert {p.dtype for p in learn.model(images)} == {torch.float32}
         assert seen[-1] == torch.float32 and bf16_state(learn.model) == (False, 0)
-    for exact, rough in zip(rows[False], rows[True]):
+    for exact, rough in zip(*rows.values()):
         assert rough['train_loss'] == pytest.approx(exact['train_loss'], rel=.1)
         assert rough['train_loss'] != exact['train_loss']
 
@@ -230,12 +231,12 @@ def test_the_loss_is_computed_in_single_precision(shapes16):
             return super().forward(preds, boxes, labels)
 
     loss = Notes(make_anchors(grids=(2,)), len(VOCAB))
-    fit(learner(shapes16[:8], shapes16[8:], loss=loss, bf16=True), 1, 1e-3)
+    fit(learner(shapes16[:8], shapes16[8:], loss=loss, dtype=torch.bfloat16), 1, 1e-3)
     assert set(seen) == {torch.float32, False}
 
 
 def test_nothing_is_left_of_a_forward_pass_that_fails(shapes16):
-    learn = learner(shapes16[:8], shapes16[8:], bf16=True)
+    learn = learner(shapes16[:8], shapes16[8:], dtype=torch.bfloat16)
 
     def broken(x): raise MemoryError('too much')
 
@@ -255,7 +256,7 @@ def test_nothing_is_left_of_a_batch_that_another_callback_ends(shapes16, error):
             if len(states) == 2: raise error('skip the second batch')
 
     states = []
-    learn = learner(shapes16[:12], shapes16[12:], bf16=True, cbs=[Skip()])
+    learn = learner(shapes16[:12], shapes16[12:], dtype=torch.bfloat16, cbs=[Skip()])
     try: fit(learn, 1, 1e-3)
     except RuntimeError: assert error is RuntimeError
     assert len(states) == (2 if error is RuntimeError else 4)
@@ -263,10 +264,26 @@ def test_nothing_is_left_of_a_batch_that_another_callback_ends(shapes16, error):
 
 
 def test_without_the_switch_there_is_no_callback(shapes16):
-    for bf16 in (False, True):
-        learn = learner(shapes16[:8], shapes16[8:], bf16=bf16)
+    for dtype in (torch.float32, torch.bfloat16):
+        learn = learner(shapes16[:8], shapes16[8:], dtype=dtype)
         kinds = [type(cb) for cb in learn.cbs]
-        assert (BFloat16 in kinds) == bf16 and {FullBatchLoss, History} <= set(kinds)
+        half = dtype == torch.bfloat16
+        assert (BFloat16 in kinds) == half and {FullBatchLoss, History} <= set(kinds)
+
+
+@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
+def test_float16_trains_with_the_library_s_callback(shapes16, loss, monkeypatch):
+    "fastai writes it for CUDA; the same classes of PyTorch take a CPU."
+    seen = []
+    monkeypatch.setattr(fp16, 'autocast', lambda device, **kw: torch.autocast('cpu', **kw))
+    monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kw: torch.GradScaler('cpu', **kw))
+    learn = learner(shapes16[:8], shapes16[8:], loss=loss, dtype=torch.float16)
+    before = [p.detach().clone() for p in learn.model.parameters()]
+    learn.model[0].register_forward_hook(
+        lambda module, args, out: seen.append((out if loss is SSDLoss else out[-1]).dtype))
+    rows = fit(learn, 2, 1e-3)
+    assert rows[-1]['train_loss'] < float('inf') and set(seen) == {torch.float16}
+    assert any(not torch.equal(a, b) for a, b in zip(before, learn.model.parameters()))
 
 
 # ---- freezing, saving
