@@ -202,7 +202,7 @@ class MeanAP(Metric):
                  score_thresh: float=.05, # leave out what scores less; lower is slower
                  nms_thresh: float=.5, # IoU over which the worse of two detections goes
         ):
-        self.anchors = anchors.to('cpu')
+        self.anchors = anchors
         self.score_thresh = score_thresh
         self.nms_thresh = nms_thresh
 
@@ -214,10 +214,12 @@ class MeanAP(Metric):
         # class numbers serve as names; a zero is padding
         boxes, labels = [t.cpu() for t in learn.yb]
         truth = [Sample('', b[l > 0], l[l > 0].tolist()) for b, l in zip(boxes, labels)]
-        preds = [t.detach().float().cpu() for t in learn.pred]
-        raw = decode_predictions(preds, self.anchors)
+        preds = [t.detach().float() for t in learn.pred]
+        raw = decode_predictions(preds, self.anchors.to(preds[0].device))
         kept = non_max_suppression(*raw, self.score_thresh, self.nms_thresh)
-        found = [Detections(b.numpy(), l.tolist(), s.numpy(), None) for b, l, s in kept]
+        # only what is found leaves the device, not a number for each anchor and class
+        found = [Detections(b.cpu().numpy(), l.tolist(), s.cpu().numpy(), None)
+                 for b, l, s in kept]
         self.rows += scored_outcomes(found, truth)
         self.truth += truth
 

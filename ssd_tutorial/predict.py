@@ -125,6 +125,10 @@ def non_max_suppression(boxes: Tensor, # `(B,A,4)` xyxy in [0,1]
     # an image's scores as one long row: anchor 0 with all its classes, then anchor 1, ...
     for image_boxes, image_scores in zip(boxes, scores.flatten(1)):
         pair = (image_scores >= score_thresh).nonzero()[:, 0]
+        if len(pair) > _CANDIDATES:
+            # to sort them all would take longer than the rest
+            least = image_scores.topk(_CANDIDATES).values[-1]
+            pair = (image_scores >= least).nonzero()[:, 0]
         score, order = image_scores[pair].sort(descending=True, stable=True)
         pair = pair[order[:_CANDIDATES]]
         score = score[:_CANDIDATES]
@@ -373,11 +377,12 @@ def load(cls: Detector,
 #| code-fold: true
 class _ImageToObjects(nn.Module):
     "The whole detector as one module, for an image `(1,3,S,S)` in [0,1]."
-    def __init__(self, detector, nms_thresh):
+    def __init__(self, detector, nms_thresh, across_thresh):
         super().__init__()
         self.model = detector.model
         self.anchors = detector.anchors
         self.nms_thresh = nms_thresh
+        self.across_thresh = across_thresh
 
     def forward(self, image):
         boxes, scores = decode_predictions(self.model(normalize(image)), self.anchors)
@@ -387,7 +392,8 @@ class _ImageToObjects(nn.Module):
         box = boxes[0, pair // n_columns]
         label = pair % n_columns + 1
         rows = _nms_per_class(box, label, score, self.nms_thresh)
-        return box[rows], label[rows], score[rows]
+        per_class = box[rows], label[rows], score[rows]
+        return suppress_across_classes(*per_class, self.across_thresh)
 
 # %% ../nbs/11_predict.ipynb #0b3b949c
 #| code-fold: true
@@ -395,6 +401,7 @@ class _ImageToObjects(nn.Module):
 def to_onnx(self: Detector,
             path, # file to write, such as detector.onnx
             nms_thresh: float=.5, # of a class, no two boxes overlap more
+            across_thresh: float=.8, # of different classes, no two overlap more
     ) -> Path:
     "Write the whole detector as ONNX. Raises `ValueError`, or `ImportError` for onnxscript."
     path = _writable(path)
@@ -409,7 +416,7 @@ def to_onnx(self: Detector,
         # torchvision's and torch's own, about names that will change
         warnings.simplefilter('ignore', FutureWarning)
         onnx = torch.onnx.export(
-            _ImageToObjects(detector, nms_thresh).eval(), (image,), input_names=['image'],
+            _ImageToObjects(detector, nms_thresh, across_thresh).eval(), (image,), input_names=['image'],
             output_names=['boxes', 'labels', 'scores'], dynamo=True, verbose=False)
     onnx.model.metadata_props.update(classes=json.dumps(self.vocab.names), size=str(self.size))
     with atomic_write(path) as part: onnx.save(part, external_data=False)

@@ -52,7 +52,9 @@ def _read(data, out, drop_bad, seed):
 def _facts(report, learn, recipe, data, start):
     "What goes into metrics.json; None for what is not a number, as mAP without objects."
     rows = learn.history.rows
-    last = {k: rows[-1][k] for k in ('valid_loss', 'train_loss', 'class_loss', 'box_loss')}
+    last = {k: rows[-1][k] for k in ('train_loss', 'valid_loss')}
+    # not to be taken for the recipe's settings
+    parts = {f'valid_{k}': rows[-1][k] for k in ('class_loss', 'box_loss')}
     device = next(learn.model.parameters()).device
     datasets = learn.dls.train.dataset, learn.dls.valid.dataset
     shown, = report.at_thresholds([SCORE_THRESH])
@@ -60,7 +62,7 @@ def _facts(report, learn, recipe, data, start):
     facts = dict(
         map50=report.map50, map75=report.map75, map=report.map, precision=shown.precision,
         recall=shown.recall, score_thresh=SCORE_THRESH, best_score_thresh=best.score_thresh,
-        best_f1=best.f1, **last, first_valid_loss=rows[0]['valid_loss'],
+        best_f1=best.f1, **last, **parts, first_valid_loss=rows[0]['valid_loss'],
         training_seconds=round(sum(r['seconds'] for r in rows), 1),
         anchors=len(learn.loss_func.anchors), n_train=len(datasets[0]),
         n_valid=len(datasets[1]),

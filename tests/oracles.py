@@ -5,7 +5,9 @@ from PIL import Image
 
 from ssd_tutorial.anchors import Anchors
 from ssd_tutorial.data import Vocab
-from ssd_tutorial.predict import Detections, non_max_suppression
+from ssd_tutorial.predict import (
+    SCORE_THRESH, Detections, non_max_suppression, suppress_across_classes
+)
 
 VOCAB = Vocab('abcd')
 
@@ -33,11 +35,12 @@ class Oracle:
         images = [Image.open(p) for p in paths]
         return self.boxes.expand(n, -1, -1), self.scores.expand(n, -1, -1), images
 
-    def predict(self, paths, score_thresh=.3, nms_thresh=.5):
+    def predict(self, paths, score_thresh=SCORE_THRESH, nms_thresh=.5, across_thresh=.8):
         boxes, scores, images = self.raw(paths)
         kept = non_max_suppression(boxes, scores, score_thresh, nms_thresh)
         found = []
-        for (box, label, score), image in zip(kept, images):
+        for candidates, image in zip(kept, images):
+            box, label, score = suppress_across_classes(*candidates, across_thresh)
             pixels = (box * torch.tensor([*image.size] * 2)).numpy()
             names = [self.vocab[i] for i in label.tolist()]
             found.append(Detections(pixels, names, score.numpy(), image))

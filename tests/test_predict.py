@@ -292,8 +292,8 @@ def test_other_grids_and_anchors_are_saved_too(tmp_path, size, k, zooms, coder):
     d = Detector(model, anchors, Vocab('ab'), size)
     again = Detector.load(d.save(tmp_path/'d.pt'))
     image = noise(tmp_path/'x.png')
-    want = d.predict(image, 0., 1.)
-    assert len(want) == 2 * len(anchors) and same(again.predict(image, 0., 1.), want)
+    want = d.predict(image, 0., 1., 1.)
+    assert len(want) == 2 * len(anchors) and same(again.predict(image, 0., 1., 1.), want)
 
 
 def test_the_coder_of_the_anchors_decides_what_is_predicted(detector, tmp_path):
@@ -527,7 +527,7 @@ def test_decode_predictions_bends_by_the_anchors_and_leaves_background_out():
 def test_predictions_are_decoded_and_suppressed(detector, tmp_path):
     file = noise(tmp_path/'x.png', (90, 60))
     boxes, scores, _ = detector.raw([file])
-    d = detector.predict(file, .65, .4)
+    d = detector.predict(file, .65, .4, 1.)
     want = plain_suppress(boxes[0], scores[0], .65, .4)
     assert sum(map(len, want.values())) == len(d) > 0
     for c, rows in want.items():
@@ -583,7 +583,7 @@ def test_boxes_are_pixels_within_the_image_best_first(detector, tmp_path, size):
     assert (d.boxes[:, 2:] >= d.boxes[:, :2]).all()
     assert (np.diff(d.scores) <= 0).all() and set(d.labels) <= set('abc')
     assert ((d.scores >= .2) & (d.scores <= 1)).all()
-    everything = detector.predict(tmp_path/'x.png', 0., 1.)
+    everything = detector.predict(tmp_path/'x.png', 0., 1., 1.)
     assert len(everything) == min(100, 3 * len(detector.anchors))
 
 
@@ -707,6 +707,13 @@ def onnx_file(detector, tmp_path_factory):
     return detector.to_onnx(tmp_path_factory.mktemp('onnx')/'new'/'d.onnx')
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    "Makes a detector predict with 32 bits, as the exported file does."
+    monkeypatch.setattr('ssd_tutorial.model.fast_dtype', lambda device: torch.float32)
+    return lambda d: Detector(d.model, d.anchors, d.vocab, d.size)
+
+
 def run_onnx(file, pixels):
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -717,13 +724,13 @@ def run_onnx(file, pixels):
 
 
 @pytest.mark.parametrize('thresh', [.65, .75])
-def test_onnxruntime_finds_the_same_objects(detector, onnx_file, tmp_path, thresh):
+def test_onnxruntime_finds_the_same_objects(detector, onnx_file, tmp_path, thresh, exact):
     "Images of the detector's size, so that nothing but the file takes part."
     for seed in range(3):
         im = Image.open(noise(tmp_path/f'{seed}.png', (detector.size,) * 2, seed))
         (boxes, labels, scores), _ = run_onnx(onnx_file, np.asarray(im))
         enough = scores >= thresh
-        want = detector.predict(im, thresh)
+        want = exact(detector).predict(im, thresh)
         assert boxes.shape == (len(labels), 4) and (np.diff(scores) <= 0).all()
         assert labels.min() >= 1 and 0 < len(want) < 100
         names = [detector.vocab[i] for i in labels[enough]]
@@ -731,16 +738,18 @@ def test_onnxruntime_finds_the_same_objects(detector, onnx_file, tmp_path, thres
         assert_alike(replace(want, boxes=want.boxes / detector.size), got, 1e-3)
 
 
-def test_onnxruntime_too_keeps_the_first_of_equal_scores(tmp_path):
+def test_onnxruntime_too_keeps_the_first_of_equal_scores(tmp_path, exact):
     pytest.importorskip('onnxscript')
     pytest.importorskip('onnxruntime')
     d = several_grids()
     for p in d.model[1].parameters(): p.data.zero_()           # all scores are 0.5
     black = np.zeros((64, 64, 3), np.uint8)
     (boxes, labels, scores), _ = run_onnx(d.to_onnx(tmp_path/'d.onnx'), black)
-    want = d.predict(black, .3)
-    assert (scores == .5).all() and [d.vocab[i] for i in labels[:100]] == want.labels
-    assert np.allclose(boxes[:100] * 64, want.boxes, atol=1e-3)
+    want = exact(d).predict(black, .3)
+    # of a hundred at most
+    n = len(want)
+    assert (scores == .5).all() and [d.vocab[i] for i in labels[:n]] == want.labels
+    assert np.allclose(boxes[:n] * 64, want.boxes, atol=1e-3)
 
 
 def test_the_onnx_file_is_alone_and_tells_what_it_is(detector, onnx_file):
@@ -766,13 +775,13 @@ def test_export_leaves_the_detector_as_it_was(tmp_path):
     assert np.abs(boxes[:5] * 64 - d.predict(image, .3, .2).boxes[:5]).max() < .064
 
 
-def test_a_model_trained_in_mixed_precision_is_exported_with_32_bits(mixed, tmp_path):
+def test_a_model_trained_in_mixed_precision_is_exported_with_32_bits(mixed, tmp_path, exact):
     pytest.importorskip('onnxscript')
     pytest.importorskip('onnxruntime')
     image = noise(tmp_path/'x.png', (64, 64))
     file = mixed.to_onnx(tmp_path/'d.onnx')
     (_, _, scores), _ = run_onnx(file, np.asarray(Image.open(image)))
-    best = mixed.raw([image])[1].max().item()
+    best = exact(mixed).raw([image])[1].max().item()
     assert scores.dtype == np.float32 and scores[0] == pytest.approx(best, rel=1e-4)
 
 
