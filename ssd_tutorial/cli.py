@@ -48,12 +48,12 @@ def ssd_train(
     arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
-    epochs:int=None, # epochs after these [40; shapes 18]
+    epochs:int=None, # epochs after these [60; scratch 40, shapes 18]
     lr:float=None, # learning rate [2e-3; shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
-    class_loss:str=None, # focal or hard_negatives [hard_negatives; scratch focal]
-    box_loss:str=None, # offsets or giou, for the article corners [giou; scratch offsets]
+    class_loss:str=None, # focal or hard_negatives [hard_negatives]
+    box_loss:str=None, # offsets or giou; for the article's model corners [giou]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping

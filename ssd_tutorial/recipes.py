@@ -90,18 +90,17 @@ class Recipe:
         return textwrap.fill(f'Recipe({settings})', 88, subsequent_indent=' ' * 7)
 
 # %% ../nbs/10_recipes.ipynb #135e181d
-_FOCAL = dict(class_loss='focal', box_loss='offsets')
+_SSD = dict(class_loss='hard_negatives', box_loss='giou')
 _ARTICLE = dict(class_loss='focal', box_loss='corners')
 
 PRESETS = dict(
     ssd = dict(
         shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=18,
-                      lr=3e-3, bs=32, augment='flip', **_FOCAL),
+                      lr=3e-3, bs=32, augment='flip', **_SSD),
         scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
-                       lr=2e-3, bs=8, augment='flip', **_FOCAL),
-        pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=40,
-                          lr=2e-3, bs=16, augment='photo', class_loss='hard_negatives',
-                          box_loss='giou')),
+                       lr=2e-3, bs=8, augment='flip', **_SSD),
+        pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=60,
+                          lr=2e-3, bs=16, augment='photo', **_SSD)),
     article = dict(
         shapes = dict(arch='resnet8', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=2e-3, bs=8, augment='flip', **_ARTICLE),

@@ -9,6 +9,7 @@ __all__ = ['HALF', 'FullBatchLoss', 'loss_terms', 'History', 'FiniteLoss', 'BFlo
 # %% ../nbs/09_train.ipynb #7915ee70
 import csv, time, warnings
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -84,12 +85,13 @@ class History(Callback):
         if self.path is not None: self._write()
 
     def _write(self):
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.path) as part, open(part, 'w', newline='') as file:
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
             writer.writerows(self.rows)
 
-# %% ../nbs/09_train.ipynb #c924edf3
+# %% ../nbs/09_train.ipynb #b2faa65f
 class FiniteLoss(Callback):
     "Stop training at the first loss that is infinite or not a number."
     order = 55    # after fastai's Recorder
