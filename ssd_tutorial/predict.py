@@ -113,6 +113,7 @@ def _nms_per_class(boxes, labels, scores, nms_thresh):
     # boxes lie in [0,1]: 2 apart, those of different classes cannot overlap
     return nms(boxes + 2 * labels[:, None], scores, nms_thresh)
 
+# %% ../nbs/11_predict.ipynb #42411782
 def non_max_suppression(boxes: Tensor, # `(B,A,4)` xyxy in [0,1]
                         scores: Tensor, # `(B,A,C-1)` in [0,1]; column `j` is class `j+1`
                         score_thresh: float=SCORE_THRESH, # leave out what scores less
@@ -411,12 +412,13 @@ def to_onnx(self: Detector,
     # a copy, as the model may be on another device
     model = copy.deepcopy(self.model).cpu()
     detector = Detector(model, self.anchors, self.vocab, self.size)
+    whole = _ImageToObjects(detector, nms_thresh, across_thresh).eval()
     image = torch.zeros(1, 3, self.size, self.size)
     with warnings.catch_warnings():
         # torchvision's and torch's own, about names that will change
         warnings.simplefilter('ignore', FutureWarning)
         onnx = torch.onnx.export(
-            _ImageToObjects(detector, nms_thresh, across_thresh).eval(), (image,), input_names=['image'],
+            whole, (image,), input_names=['image'],
             output_names=['boxes', 'labels', 'scores'], dynamo=True, verbose=False)
     onnx.model.metadata_props.update(classes=json.dumps(self.vocab.names), size=str(self.size))
     with atomic_write(path) as part: onnx.save(part, external_data=False)
