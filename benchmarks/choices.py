@@ -105,6 +105,7 @@ CHOICES = {
     ("class loss", "focal, alpha 0.75"): change_loss(FocalLoss(alpha=.75)),
     ("class loss", "hard negatives"): change_loss(HardNegativeLoss()),
     ("box loss", "GIoU"): change_loss(None, GIoULoss()),
+    ("box loss", "GIoU, weight 1"): change_loss(None, GIoULoss(weight=1.)),
     ("losses", "hard negatives, GIoU"): change_loss(HardNegativeLoss(), GIoULoss()),
     ("anchors", "16, one size"): sixteen_anchors,
     ("anchors", "2016, too small"): small_anchors,

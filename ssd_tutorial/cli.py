@@ -49,7 +49,7 @@ def ssd_train(
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
     epochs:int=None, # epochs after these [80; scratch 40, shapes 18]
-    lr:float=None, # learning rate [2e-3; shapes 3e-3]
+    lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
     class_loss:str=None, # focal or hard_negatives [hard_negatives]

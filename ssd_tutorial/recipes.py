@@ -100,7 +100,7 @@ PRESETS = dict(
         scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
                        lr=2e-3, bs=8, augment='flip', **_SSD),
         pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=80,
-                          lr=2e-3, bs=16, augment='photo', **_SSD)),
+                          lr=1e-3, bs=16, augment='photo', **_SSD)),
     article = dict(
         shapes = dict(arch='resnet8', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=2e-3, bs=8, augment='flip', **_ARTICLE),
