@@ -1,4 +1,4 @@
-"""Choices of the book held against each other: heads, class losses, anchors. Each is trained
+"""Choices of the book held against each other: heads, losses, anchors. Each is trained
 for a few epochs with several seeds, all else being equal, and judged on images held back.
 
 The results go row by row into choices.csv beside this file, and a row that is there already is

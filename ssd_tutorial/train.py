@@ -71,8 +71,7 @@ class History(Callback):
 
     def before_train(self):
         # a search for a learning rate is no training
-        searching = hasattr(self.learn, 'lr_finder')
-        self.start = None if searching else time.time()
+        self.start = None if hasattr(self.learn, 'lr_finder') else time.time()
 
     def after_epoch(self):
         # nothing was trained: a call of `validate`
@@ -98,7 +97,7 @@ class FiniteLoss(Callback):
     def after_batch(self):
         if self.training and not self.smooth_loss.isfinite(): raise CancelFitException
 
-# %% ../nbs/09_train.ipynb #ec927e8d
+# %% ../nbs/09_train.ipynb #6a1fc13b
 def _slow_convs(model):
     "Convolutions whose backward pass is slow with bfloat16 on a CPU."
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -109,6 +108,7 @@ def _in_float32(conv, x):
     with torch.autocast('cpu', enabled=False):
         return type(conv).forward(conv, x.float()).to(x.dtype)
 
+# %% ../nbs/09_train.ipynb #ec927e8d
 class BFloat16(Callback):
     "The model calculates with bfloat16; weights, loss and results stay float32."
     order = 100    # last before the forward pass, so that nothing can come in between
@@ -132,17 +132,18 @@ class BFloat16(Callback):
 # by type of number, the callback that trains with it
 HALF = {torch.bfloat16: BFloat16, torch.float16: MixedPrecision}
 
-# %% ../nbs/09_train.ipynb #84bd3824
-def body_and_head(model: SSD # from `ssd_model`
-    ) -> list: # two lists of weights
-    "Groups of weights; `freeze` holds all but the last."
-    return [params(model[0]), params(model[1])]
-
+# %% ../nbs/09_train.ipynb #2dd4656b
 class _Learner(Learner):
     "fastai's, but a batch goes to the GPU while the CPU prepares the next steps."
     def _set_device(self, b):
         device = next(self.model.parameters()).device
         return tuple(t.to(device, non_blocking=True) for t in b)
+
+# %% ../nbs/09_train.ipynb #84bd3824
+def body_and_head(model: SSD # from `ssd_model`
+    ) -> list: # two lists of weights
+    "Groups of weights; `freeze` holds all but the last."
+    return [params(model[0]), params(model[1])]
 
 def ssd_learner(dls: Loaders, # from `ssd_dataloaders`
                 model: SSD, # from `ssd_model`

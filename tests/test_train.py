@@ -8,6 +8,7 @@ from fastai.learner import AvgMetric
 from torch import nn
 
 from makers import samples
+from ssd_tutorial import train
 from ssd_tutorial.anchors import make_anchors
 from ssd_tutorial.augment import ResizeTransform
 from ssd_tutorial.data import ObjectDataset, Vocab, ssd_dataloaders
@@ -261,6 +262,32 @@ def test_nothing_is_left_of_a_batch_that_another_callback_ends(shapes16, error):
     except RuntimeError: assert error is RuntimeError
     assert len(states) == (2 if error is RuntimeError else 4)
     assert set(states) == {(False, 0)} == {bf16_state(learn.model)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='an exception for CPUs')
+def test_strided_depthwise_convolutions_keep_32_bits_on_a_cpu(shapes16, monkeypatch):
+    "Those that train; the others take part in mixed precision."
+    seen = []
+
+    def note(conv, x):
+        seen.append((conv.stride, conv.groups > 1, conv.weight.requires_grad))
+        return in_float32(conv, x)
+
+    in_float32 = train._in_float32
+    monkeypatch.setattr(train, '_in_float32', note)
+    torch.manual_seed(1)
+    model = ssd_model('mobilenet_v2', len(VOCAB), pretrained=False)
+    datasets = [ObjectDataset(s, VOCAB, ResizeTransform(SIZE)) for s in (shapes16, shapes16[:4])]
+    dls = ssd_dataloaders(*datasets, bs=8, num_workers=0, seed=1)
+    loss = SSDLoss(make_anchors(grid_sizes(model, SIZE)), len(VOCAB))
+    learn = ssd_learner(dls, model, loss, dtype=torch.bfloat16)
+    fit(learn, 1, 1e-3)
+    # two batches of training and one of validation, through four such convolutions
+    assert seen == [((2, 2), True, True)] * 12
+    assert not any('forward' in vars(m) for m in model.modules())
+    learn.freeze()
+    fit(learn, 1, 1e-3)
+    assert len(seen) == 12
 
 
 def test_without_the_switch_there_is_no_callback(shapes16):
