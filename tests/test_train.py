@@ -277,7 +277,8 @@ def test_strided_depthwise_convolutions_keep_32_bits_on_a_cpu(shapes16, monkeypa
     monkeypatch.setattr(train, '_in_float32', note)
     torch.manual_seed(1)
     model = ssd_model('mobilenet_v2', len(VOCAB), pretrained=False)
-    datasets = [ObjectDataset(s, VOCAB, ResizeTransform(SIZE)) for s in (shapes16, shapes16[:4])]
+    parts = shapes16, shapes16[:4]
+    datasets = [ObjectDataset(s, VOCAB, ResizeTransform(SIZE)) for s in parts]
     dls = ssd_dataloaders(*datasets, bs=8, num_workers=0, seed=1)
     loss = SSDLoss(make_anchors(grid_sizes(model, SIZE)), len(VOCAB))
     learn = ssd_learner(dls, model, loss, dtype=torch.bfloat16)
