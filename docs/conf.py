@@ -11,7 +11,7 @@ import api  # noqa: E402
 import notebooks  # noqa: E402
 
 ROOT = api.ROOT
-SHOWN = {".ipynb", ".png", ".svg"}
+SHOWN = {".ipynb", ".jpg", ".png", ".svg"}
 STATIC = ROOT/"docs"/"_static"
 
 cfg = ConfigParser(delimiters=["="])
