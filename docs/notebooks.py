@@ -4,6 +4,8 @@ import re
 import struct
 from base64 import b64decode
 
+from PIL import Image
+
 from api import ROOT, linked, modules
 
 # the lines `#| name: value` that begin a cell
@@ -16,7 +18,7 @@ MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MUL
 TITLE = re.compile(r"\A# ")
 SUBTITLE = re.compile(r"^(> .*\n?)", re.MULTILINE)
 SIZE = re.compile(r'style="width: ([\d.]+)px; height: ([\d.]+)px;"')
-DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.svg)"(?= />)')
+DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.(?:svg|jpg))"(?= />)')
 START = """
 
 ```{toctree}
@@ -123,10 +125,13 @@ def sized(app, pagename, template, context, doctree):
     def attributes(m): return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"'
     body = SIZE.sub(attributes, context.get("body", ""))
 
-    # drawings know their own
+    # drawings and photographs know their own
     def drawn(m):
-        svg = (ROOT/"nbs"/"images"/m[1]).read_text(encoding="utf-8")
-        return m[0] + re.search(r' width="\d+" height="\d+"', svg)[0]
+        file = ROOT/"nbs"/"images"/m[1]
+        if file.suffix == ".jpg":
+            width, height = Image.open(file).size
+            return f'{m[0]} width="{width}" height="{height}"'
+        return m[0] + re.search(r' width="\d+" height="\d+"', file.read_text("utf-8"))[0]
     context["body"] = DRAWING.sub(drawn, body)
 
 
