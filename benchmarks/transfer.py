@@ -13,7 +13,7 @@ Ours is `ssd_train` with its preset, for as many epochs as fit into the time, wh
 with a throwaway model. torchvision's reads the same loader, in batches of the same size, and
 has AdamW, one cycle over the whole time, and the faster of bf16 and float32, of channels-last
 and contiguous. Its body is cut by torchvision's own function for ssdlite320.
-TRIED
+The rates of the peers stand in `MODELS`; they have not been tuned on these folders.
 ssd300_vgg16 needs images of 300 pixels, and is left out where TORCH_HOME has no vgg16. Nobody
 evaluates while training. One scorer, the library's, judges what all of them find in the same
 images; the peers keep the thresholds of torchvision's ssdlite320 and ssd300_vgg16, which are no
