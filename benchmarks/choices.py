@@ -4,13 +4,12 @@ for a few epochs with several seeds, all else being equal, and judged on images 
 The results go row by row into choices.csv beside this file, and a row that is there already is
 not trained again: delete the file to measure anew."""
 import argparse
-import csv
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from common import machine, shapes, table
+from common import add_row, machine, read_rows, shapes, table
 from fastai.callback.progress import ProgressCallback
 from fastai.torch_core import default_device, set_seed
 from fastcore.basics import defaults
@@ -124,25 +123,10 @@ def trained_report(build, recipe, train, valid):
     return evaluate(detector, valid)
 
 
-def read_rows():
-    if not FILE.exists(): return []
-    with open(FILE, newline="") as f: return list(csv.DictReader(f.readlines()[1:]))
-
-
 def done_runs():
     done = []
-    for row in read_rows(): done.append([row[name] for name in COLUMNS[:4]])
+    for row in read_rows(FILE): done.append([row[name] for name in COLUMNS[:4]])
     return done
-
-
-def add_row(row):
-    "Append to the file; the first line says where it was measured."
-    new = not FILE.exists()
-    with open(FILE, "a", newline="") as f:
-        if new: f.write(f"# {N_IMAGES} drawn images; {machine()}\n")
-        writer = csv.DictWriter(f, COLUMNS)
-        if new: writer.writeheader()
-        writer.writerow(row)
 
 
 def mean_and_spread(values):
@@ -181,10 +165,10 @@ def main():
         start = time.perf_counter()
         report = trained_report(CHOICES[key], recipe, train, valid)
         values = (*key, seed, args.epochs, f"{report.map50:.4f}", f"{report.map:.4f}")
-        add_row(dict(zip(COLUMNS, values)))
+        add_row(FILE, dict(zip(COLUMNS, values)), f"{N_IMAGES} drawn images; {machine()}")
         print(*values, f"{time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n{machine()}\n")
-    table(["epochs", "choice", "value", "seeds", "mAP50", "mAP"], summary(read_rows()))
+    table(["epochs", "choice", "value", "seeds", "mAP50", "mAP"], summary(read_rows(FILE)))
 
 
 if __name__ == "__main__": main()

@@ -19,10 +19,11 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ssd_tutorial.data import IMAGENET_MEAN, IMAGENET_STD, Vocab, image_tensor, resize_image
+from ssd_tutorial.evaluate import evaluate, score_detections
 from ssd_tutorial.model import has_bf16
-from ssd_tutorial.predict import Detections
+from ssd_tutorial.predict import Detections, Detector
 from ssd_tutorial.readers import load_image
-from ssd_tutorial.recipes import preset, recipe_learner
+from ssd_tutorial.recipes import fit_recipe, preset, recipe_learner
 from ssd_tutorial.shapes import make_shapes
 
 
@@ -85,11 +86,11 @@ def shapes(n, seed):
     return make_shapes(folder/f"shapes-{n}-{seed}", n, seed)
 
 
-def learner(train, situation="shapes", model="ssd", seed=0, workers=None, cbs=(), bf16=None,
+def learner(train, situation="shapes", model="ssd", seed=0, workers=None, cbs=(), dtype=None,
             vocab=None, **given):
     "What `ssd_train` would train on `train`, and its recipe."
     recipe = preset(model, situation, seed=seed, workers=workers, **given)
-    kwargs = {} if bf16 is None else dict(dtype=torch.bfloat16 if bf16 else torch.float32)
+    kwargs = {} if dtype is None else dict(dtype=dtype)
     vocab = vocab or Vocab.from_samples(train)
     # nobody evaluates while training: one image to validate
     return recipe_learner(train, train[:1], vocab, recipe, cbs=cbs, **kwargs), recipe
@@ -106,6 +107,17 @@ def end_workers(learn):
     """End the processes that load now: garbage collection would do it later, in the time of
     somebody else, and wait 5 s for each."""
     for loader in (learn.dls.train, learn.dls.valid): loader._iterator = None
+
+
+def trained(learn, recipe, test):
+    "Train by the recipe and judge: seconds of training, and a report."
+    start = time.perf_counter()
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe)
+    seconds = time.perf_counter() - start
+    end_workers(learn)
+    vocab = learn.dls.train.dataset.vocab
+    detector = Detector(learn.model, learn.loss_func.anchors, vocab, recipe.size)
+    return seconds, evaluate(detector, test)
 
 
 def ready_image(net, size):
@@ -206,3 +218,12 @@ def ssdlite_detections(net, samples, size, vocab):
         boxes = (r["boxes"].cpu() / size * torch.tensor([*image.size] * 2)).numpy()
         names = [vocab[i] for i in r["labels"].tolist()]
         yield Detections(boxes, names, r["scores"].cpu().numpy(), None)
+
+
+def trained_peer(net, learn, size, test, seconds, lr, trial=None):
+    "Train a detector of torchvision's on our loader, and judge it by our scorer."
+    took, epochs, chosen = fit_ssdlite(net, learn.dls.train, seconds, lr, trial)
+    end_workers(learn)
+    vocab = learn.dls.train.dataset.vocab
+    detections = list(ssdlite_detections(net, test, size, vocab))
+    return took, epochs, chosen, score_detections(detections, test, vocab)

@@ -78,8 +78,9 @@ class Blocks(Callback):
 
 def measure(args, workers):
     blocks = Blocks(args.steps, args.rounds)
-    bf16 = False if args.float32 else None
-    learn, recipe = learner(shapes(args.n, 0), workers=workers, bf16=bf16, cbs=[blocks])
+    dtype = torch.float32 if args.float32 else None
+    learn, recipe = learner(shapes(args.n, 0), workers=workers, dtype=dtype,
+                            cbs=[blocks])
     # ends after the last round
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(100, recipe.lr)
     end_workers(learn)

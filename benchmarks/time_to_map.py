@@ -25,13 +25,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import (end_workers, fit_ssdlite, learner, machine, precision, shapes, ssdlite,
-                    ssdlite_detections, table, uses_bf16)
+from common import (end_workers, learner, machine, precision, shapes, ssdlite, table, trained,
+                    trained_peer, uses_bf16)
 
 from ssd_tutorial.boxes import xyxy_to_cxcywh
 from ssd_tutorial.data import Vocab
-from ssd_tutorial.evaluate import evaluate, score_detections
-from ssd_tutorial.predict import Detections, Detector
+from ssd_tutorial.evaluate import score_detections
+from ssd_tutorial.predict import Detections
 from ssd_tutorial.readers import image_size, read_voc
 
 
@@ -45,29 +45,23 @@ def epochs_in(learn, recipe, seconds):
     return max(1, math.floor(seconds / took))
 
 
-def ours(train, valid, vocab, args, bf16=None, epochs=None):
+def ours(train, valid, vocab, args, dtype=None, epochs=None):
     "`ssd_train`'s model and settings, with as many epochs as fit into the time."
     make = partial(learner, train, model=args.model, workers=args.workers, seed=args.seed,
-                   bf16=bf16, **args.kind)
+                   dtype=dtype, **args.kind)
     if epochs is None: epochs = epochs_in(*make(), args.seconds)
-    learn, recipe = make()
-    start = time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, recipe.lr)
-    seconds = time.perf_counter() - start
-    end_workers(learn)
+    learn, recipe = make(epochs=epochs)
+    seconds, report = trained(learn, recipe, valid)
     name = f"ours, {args.model}, {recipe.arch}, {precision(uses_bf16(learn))}"
-    detector = Detector(learn.model, learn.loss_func.anchors, vocab, recipe.size)
-    return name, seconds, epochs, evaluate(detector, valid)
+    return name, seconds, epochs, report
 
 
 def lite(train, valid, vocab, args):
     "torchvision's ssdlite320 at our size, fed by our loader."
     learn, recipe = learner(train, workers=args.workers, seed=args.seed, bs=16, **args.kind)
     net = ssdlite(len(vocab), recipe.size)
-    seconds, epochs, chosen = fit_ssdlite(net, learn.dls.train, args.seconds, args.lr)
-    end_workers(learn)
-    detections = list(ssdlite_detections(net, valid, recipe.size, vocab))
-    report = score_detections(detections, valid, vocab)
+    parts = trained_peer(net, learn, recipe.size, valid, args.seconds, args.lr)
+    seconds, epochs, chosen, report = parts
     return f"torchvision ssdlite320, {chosen}", seconds, epochs, report
 
 
@@ -157,7 +151,7 @@ def main(args):
         peers = chosen_peers(args.only)
         runs = [f(train, valid, vocab, args) for f in peers.values()]
         if args.float32 and "ours" in peers:
-            runs.append(ours(train, valid, vocab, args, bf16=False, epochs=runs[0][2]))
+            runs.append(ours(train, valid, vocab, args, dtype=torch.float32, epochs=runs[0][2]))
     rows = []
     for name, seconds, epochs, report in runs:
         compared = args.only is None and report.map > 0

@@ -21,7 +21,6 @@ higher than ours. One after the other, in one process.
 """
 import argparse
 import math
-import time
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -29,8 +28,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from common import (add_row, end_workers, fit_ssdlite, learner, machine, precision, read_rows,
-                    ready_image, short_norm, ssdlite_detections, table, uses_bf16)
+from common import (add_row, end_workers, learner, machine, precision, read_rows, ready_image,
+                    short_norm, table, trained, trained_peer, uses_bf16)
 from torchvision.models import VGG16_Weights, mobilenet_v2
 from torchvision.models.detection._utils import retrieve_out_channels
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
@@ -38,9 +37,7 @@ from torchvision.models.detection.ssd import SSD, ssd300_vgg16
 from torchvision.models.detection.ssdlite import SSDLiteHead, _mobilenet_extractor
 
 from ssd_tutorial.data import Vocab, split_samples
-from ssd_tutorial.evaluate import evaluate, score_detections
 from ssd_tutorial.folders import read_folder
-from ssd_tutorial.predict import Detector
 from ssd_tutorial.readers import check_images
 from ssd_tutorial.recipes import fit_recipe
 
@@ -76,13 +73,9 @@ def ours(train, test, vocab, args, seed):
     make = partial(learner, train, "pretrained", seed=seed, workers=args.workers, vocab=vocab)
     epochs = epochs_in(*make(), args.seconds)
     learn, recipe = make(epochs=epochs)
-    start = time.perf_counter()
-    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, recipe)
-    seconds = time.perf_counter() - start
-    end_workers(learn)
+    seconds, report = trained(learn, recipe, test)
     settings = f"{recipe.arch}, {recipe.size} pixels, {precision(uses_bf16(learn))}"
-    detector = Detector(learn.model, learn.loss_func.anchors, vocab, recipe.size)
-    return seconds, recipe.frozen + epochs, settings, evaluate(detector, test)
+    return seconds, recipe.frozen + epochs, settings, report
 
 
 def mobilenet_ssd(n_classes, size):
@@ -107,10 +100,8 @@ def peer(build, lr, train, test, vocab, args, seed, arch="mobilenet_v2", trial=N
     learn, recipe = learner(train, "pretrained", seed=seed, workers=args.workers, vocab=vocab,
                             **given)
     net = ready_image(build(len(vocab), recipe.size), recipe.size)
-    seconds, epochs, chosen = fit_ssdlite(net, learn.dls.train, args.seconds, lr, trial)
-    end_workers(learn)
-    detections = list(ssdlite_detections(net, test, recipe.size, vocab))
-    report = score_detections(detections, test, vocab)
+    parts = trained_peer(net, learn, recipe.size, test, args.seconds, lr, trial)
+    seconds, epochs, chosen, report = parts
     return seconds, epochs, f"{arch}, {recipe.size} pixels, {chosen}", report
 
 

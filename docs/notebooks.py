@@ -1,8 +1,8 @@
 "What makes a notebook a page: nbdev's directives become MyST-NB's tags, names become links."
 import json
 import re
-import struct
 from base64 import b64decode
+from io import BytesIO
 
 from PIL import Image
 
@@ -92,8 +92,7 @@ def code_cell(cell):
 
 def size_of(png):
     "Width and height of a picture, so that the page does not jump while it loads."
-    # they stand behind 16 bytes of header, two integers of four bytes each
-    width, height = struct.unpack(">II", b64decode(png[:32])[16:24])
+    width, height = Image.open(BytesIO(b64decode(png))).size
     return {"width": width, "height": height}
 
 

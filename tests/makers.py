@@ -29,6 +29,20 @@ def noise(path, size=(64, 48), seed=0):
     return path
 
 
+def video(path, frames, fps=10):
+    "A video of arrays `(H,W,3)` by PyAV, as the library itself writes it; needs the extra."
+    import av
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('libx264', rate=fps)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = 'yuv420p'
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
+        container.mux(stream.encode())
+    return path
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-len(path.read_bytes()) // 2])
     return path

@@ -14,7 +14,9 @@ from fastcore.script import anno_parser
 from PIL import Image
 from torchvision import models
 
-from makers import make_coco, make_voc, noise, speak_up, truncate, voc_object, voc_xml
+from makers import (
+    make_coco, make_voc, noise, speak_up, truncate, video, voc_object, voc_xml
+)
 from ssd_tutorial.anchors import SSDCoder, make_anchors
 from ssd_tutorial.cli import ssd_evaluate, ssd_predict, ssd_train
 from ssd_tutorial.data import Vocab
@@ -325,20 +327,10 @@ def test_the_command_prints_the_table_and_the_errors(command, detector, coco, ca
 
 @pytest.fixture
 def clip(tmp_path):
-    for name in ('supervision', 'trackers'): pytest.importorskip(name, reason='extra video')
-    av = pytest.importorskip('av', reason='extra video')
-    file = tmp_path/'in'/'clip.mp4'
-    file.parent.mkdir()
+    for name in ('av', 'supervision', 'trackers'):
+        pytest.importorskip(name, reason='extra video')
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
-    with av.open(str(file), 'w') as container:
-        stream = container.add_stream('libx264', rate=10)
-        stream.width = 128
-        stream.height = 96
-        stream.pix_fmt = 'yuv420p'
-        for _ in range(5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24')))
-        container.mux(stream.encode())
-    return file
+    return video(tmp_path/'in'/'clip.mp4', [pixels] * 5)
 
 
 def test_videos_and_images_in_one_call(command, detector, clip, tmp_path, capsys):

@@ -22,11 +22,12 @@ VOCAB = Vocab(SHAPES)
 COLUMNS = ['train_loss', 'valid_loss', 'class_loss', 'box_loss']
 
 
-def learner(train, valid, bs=4, path=None, history=None, vocab=VOCAB, loss=SSDLoss, **kwargs):
+def learner(train, valid, bs=4, path=None, history=None, vocab=VOCAB, loss=SSDLoss,
+            arch='resnet8', **kwargs):
     "The article's model and its anchors, or those of several grids for `MultiBoxLoss`."
     torch.manual_seed(1)
     maps = 2 if loss is MultiBoxLoss else 0
-    model = ssd_model('resnet8', len(vocab), pretrained=False, maps=maps)
+    model = ssd_model(arch, len(vocab), pretrained=False, maps=maps)
     datasets = [ObjectDataset(s, vocab, ResizeTransform(SIZE)) for s in (train, valid)]
     dls = ssd_dataloaders(*datasets, bs=bs, num_workers=0, seed=1)
     if isinstance(loss, type):
@@ -275,17 +276,11 @@ def test_strided_depthwise_convolutions_keep_32_bits_on_a_cpu(shapes16, monkeypa
 
     in_float32 = train._in_float32
     monkeypatch.setattr(train, '_in_float32', note)
-    torch.manual_seed(1)
-    model = ssd_model('mobilenet_v2', len(VOCAB), pretrained=False)
-    parts = shapes16, shapes16[:4]
-    datasets = [ObjectDataset(s, VOCAB, ResizeTransform(SIZE)) for s in parts]
-    dls = ssd_dataloaders(*datasets, bs=8, num_workers=0, seed=1)
-    loss = SSDLoss(make_anchors(grid_sizes(model, SIZE)), len(VOCAB))
-    learn = ssd_learner(dls, model, loss, dtype=torch.bfloat16)
+    learn = learner(shapes16, shapes16[:4], bs=8, arch='mobilenet_v2', dtype=torch.bfloat16)
     fit(learn, 1, 1e-3)
     # two batches of training and one of validation, through four such convolutions
     assert seen == [((2, 2), True, True)] * 12
-    assert not any('forward' in vars(m) for m in model.modules())
+    assert not any('forward' in vars(m) for m in learn.model.modules())
     learn.freeze()
     fit(learn, 1, 1e-3)
     assert len(seen) == 12

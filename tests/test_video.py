@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from makers import video
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.predict import Detections, Detector
 from ssd_tutorial.video import ObjectTracker, camera_number, is_video, predict_video
@@ -29,19 +30,6 @@ def boxes(i):
 def seen(i, scores=(.9, .9), labels=('right', 'left'), size=(160, 120)):
     return Detections(np.array(boxes(i), float), list(labels), np.array(scores),
                       Image.new('RGB', size))
-
-
-def write(path, frames, fps=10):
-    "A video by PyAV, as the library itself writes it."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), 'w') as container:
-        stream = container.add_stream('libx264', rate=fps)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = 'yuv420p'
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format='rgb24')))
-        container.mux(stream.encode())
-    return path
 
 
 def read(path):
@@ -200,7 +188,7 @@ def test_videos_are_known_by_their_endings(tmp_path):
 
 def test_a_video_becomes_a_video_and_a_file_of_boxes(tmp_path, scripted, capsys):
     detector = scripted()
-    source = write(tmp_path/'in'/'clip.mp4', grey(20))
+    source = video(tmp_path/'in'/'clip.mp4', grey(20))
     facts = predict(source, tmp_path/'new'/'out', score_thresh=.6, nms_thresh=.4)
     assert sorted(p.name for p in (tmp_path/'new'/'out').iterdir()) == ['clip.json', 'clip.mp4']
     assert json.loads((tmp_path/'new'/'out'/'clip.json').read_text()) == facts
@@ -235,7 +223,7 @@ def test_colours_stay_what_they_are(tmp_path, scripted):
     "OpenCV reads blue, green, red; the detector and the file must get red, green, blue."
     detector = scripted()
     orange = [np.full((120, 160, 3), (230, 120, 20), np.uint8)] * 3
-    predict(write(tmp_path/'in.mp4', orange), tmp_path/'out')
+    predict(video(tmp_path/'in.mp4', orange), tmp_path/'out')
     frames, _ = read(tmp_path/'out'/'in.mp4')
     for frame in (detector.frames[0], frames[0]):
         assert np.abs(frame.astype(int) - (230, 120, 20)).max() < 12
@@ -264,7 +252,7 @@ def test_a_name_in_another_script_can_be_drawn(tmp_path, monkeypatch, scripted):
     detector.vocab = Vocab(['Schlüssel', 'ключ'])
     monkeypatch.setattr('test_video.seen', lambda i: Detections(
         np.array(boxes(i), float), ['Schlüssel', 'ключ'], np.array([.9, .9]), BLACK))
-    facts = predict(write(tmp_path/'in.mp4', grey(3)), tmp_path/'out')
+    facts = predict(video(tmp_path/'in.mp4', grey(3)), tmp_path/'out')
     assert facts['counts'] == {'Schlüssel': 1, 'ключ': 1}
 
 
@@ -293,7 +281,7 @@ def bad_file(folder, kind):
     file = folder/'bad.mp4'
     if kind == 'text': file.write_text('hello')
     if kind == 'empty': file.write_bytes(b'')
-    if kind == 'cut': file.write_bytes(write(folder/'whole.mp4', grey()).read_bytes()[:900])
+    if kind == 'cut': file.write_bytes(video(folder/'whole.mp4', grey()).read_bytes()[:900])
     if kind == 'no frames':
         # a file that is whole, with sound alone
         with av.open(str(file), 'w') as container:
@@ -326,7 +314,7 @@ def test_sources_that_are_not_there(tmp_path, scripted, capfd):
 
 def test_the_source_is_not_overwritten(tmp_path, scripted, monkeypatch):
     scripted()
-    source = write(tmp_path/'clip.mp4', grey(3))
+    source = video(tmp_path/'clip.mp4', grey(3))
     before = source.read_bytes()
     monkeypatch.chdir(tmp_path)
     for out in (tmp_path, '.', tmp_path/'..'/tmp_path.name):
@@ -339,7 +327,7 @@ def test_the_place_for_the_video_is_a_file(tmp_path, scripted):
     scripted()
     (tmp_path/'out').write_text('mine')
     with pytest.raises(OSError, match='out'):
-        predict(write(tmp_path/'clip.mp4', grey(3)), tmp_path/'out')
+        predict(video(tmp_path/'clip.mp4', grey(3)), tmp_path/'out')
     assert (tmp_path/'out').read_text() == 'mine'
 
 
@@ -347,7 +335,7 @@ def test_the_place_for_the_video_is_a_file(tmp_path, scripted):
 
 def test_an_interruption_leaves_the_old_files_and_nothing_half(tmp_path, scripted):
     # so long that the encoder has written something before it is interrupted
-    source = write(tmp_path/'clip.mp4', grey(120))
+    source = video(tmp_path/'clip.mp4', grey(120))
     scripted()
     predict(source, tmp_path/'out')
     before = {p.name: p.read_bytes() for p in (tmp_path/'out').iterdir()}
