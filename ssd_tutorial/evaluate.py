@@ -213,12 +213,13 @@ class MeanAP(Metric):
     def accumulate(self, learn):
         # class numbers serve as names; a zero is padding
         boxes, labels = [t.cpu() for t in learn.yb]
-        truth = [Sample('', b[l > 0], l[l > 0].tolist()) for b, l in zip(boxes, labels)]
+        names = lambda numbers: list(map(str, numbers.tolist()))
+        truth = [Sample('', b[l > 0], names(l[l > 0])) for b, l in zip(boxes, labels)]
         preds = [t.detach().float() for t in learn.pred]
         raw = decode_predictions(preds, self.anchors.to(preds[0].device))
         kept = non_max_suppression(*raw, self.score_thresh, self.nms_thresh)
         # only what is found leaves the device, not a number for each anchor and class
-        found = [Detections(b.cpu().numpy(), l.tolist(), s.cpu().numpy(), None)
+        found = [Detections(b.cpu().numpy(), names(l), s.cpu().numpy(), None)
                  for b, l, s in kept]
         self.rows += scored_outcomes(found, truth)
         self.truth += truth
