@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from ssd_tutorial.anchors import SSDCoder, make_anchors
 from ssd_tutorial.data import Vocab, split_samples
 from ssd_tutorial.evaluate import evaluate
-from ssd_tutorial.loss import FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss
+from ssd_tutorial.loss import (
+    FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss, VarifocalLoss
+)
 from ssd_tutorial.model import MultiScaleHead, fast_dtype, grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
 from ssd_tutorial.recipes import fit_recipe, preset, recipe_loaders, recipe_model
@@ -106,6 +108,7 @@ CHOICES = {
     ("box loss", "GIoU"): change_loss(None, GIoULoss()),
     ("box loss", "GIoU, weight 1"): change_loss(None, GIoULoss(weight=1.)),
     ("losses", "hard negatives, GIoU"): change_loss(HardNegativeLoss(), GIoULoss()),
+    ("losses", "varifocal, GIoU"): change_loss(VarifocalLoss(), GIoULoss()),
     ("anchors", "16, one size"): sixteen_anchors,
     ("anchors", "2016, too small"): small_anchors,
 }

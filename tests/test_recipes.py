@@ -149,7 +149,7 @@ def test_the_seed_repeats_the_losses(shapes16, model):
         losses.append(fit(learn, recipe)[-1]['valid_loss'])
     assert losses[2] != losses[0]
     # a GPU may add in another order
-    if not torch.cuda.is_available(): assert losses[0] == losses[1]
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize('model', HEADS)

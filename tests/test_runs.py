@@ -121,7 +121,7 @@ def test_the_seed_repeats_the_losses(coco, tmp_path):
         losses.append(facts_of(tmp_path/str(i))['valid_loss'])
     assert losses[2] != losses[0]
     # a GPU may add in another order
-    if not torch.cuda.is_available(): assert losses[0] == losses[1]
+    assert losses[0] == losses[1]
 
 
 def test_images_without_any_object_can_be_evaluated(tmp_path):

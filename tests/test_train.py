@@ -265,7 +265,6 @@ def test_nothing_is_left_of_a_batch_that_another_callback_ends(shapes16, error):
     assert set(states) == {(False, 0)} == {bf16_state(learn.model)}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='an exception for CPUs')
 def test_strided_depthwise_convolutions_keep_32_bits_on_a_cpu(shapes16, monkeypatch):
     "Those that train; the others take part in mixed precision."
     seen = []
