@@ -248,7 +248,7 @@ class VarifocalLoss(BCELoss):
     "The score is to be the IoU of the predicted box (Zhang et al. 2021, section 3.2)."
     by_overlap = True     # the target of a positive anchor is its IoU
     def __init__(self,
-                 alpha: float=.75, # weight of negatives
+                 alpha: float=3., # weight of negatives; in the paper 0.75
                  gamma: float=2., # how fast easy negatives fade
         ):
         super().__init__()

@@ -11,11 +11,11 @@ import copy
 import io
 import json
 import os
-import struct
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass
+from numbers import Real
 from pathlib import Path
-from pickle import UnpicklingError
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +28,7 @@ from torchvision.ops import nms
 from .anchors import Anchors, SSDCoder, TanhCoder
 from .boxes import clip_boxes, xyxy_to_cxcywh
 from .data import ObjectDataset, Vocab, image_tensor, normalize, resize_image
-from .model import SSD, inference_copy, ssd_model
+from .model import SSD, grid_sizes, inference_copy, ssd_model
 from .readers import atomic_write, load_image, to_rgb
 from .show import COLORS, draw_rect, draw_text, show_boxes, show_image, show_item
 
@@ -193,15 +193,30 @@ def _repr_png_(self: Detections):
     return png.getvalue()
 
 # %% ../nbs/11_predict.ipynb #8e14fc8e
+def _tensor_pixels(x):
+    "A tensor `(3,H,W)` as an array `(H,W,3)` of bytes."
+    fits = x.ndim == 3 and len(x) == 3 and x.numel() > 0
+    if fits and x.is_floating_point():
+        # NaN is not between anything; resizing may go over the edge by a hair
+        fits = bool(-.01 <= x.min()) and bool(x.max() <= 1.01)
+    elif fits: fits = x.dtype == torch.uint8
+    if not fits:
+        raise ValueError(f'a tensor of {x.dtype} with the shape {tuple(x.shape)} is no image; '
+                         'it must be (3,H,W), of numbers from 0 to 1 or of bytes')
+    # rounded, not cut off, so that bytes survive the way there and back
+    if x.is_floating_point(): x = (x * 255).round().clamp(0, 255)
+    return x.detach().cpu().byte().permute(1, 2, 0).numpy()
+
 def _as_image(image):
-    "A path, Pillow image, array or tensor as a Pillow image, RGB."
+    "A path, Pillow image, array or tensor as a Pillow image, RGB. Raises `ValueError`."
     if isinstance(image, (str, Path)): return load_image(image)
-    if isinstance(image, Tensor):
-        # rounded, not cut off, so that bytes survive the way there and back
-        if image.is_floating_point(): image = (image * 255).round().clamp(0, 255)
-        image = image.detach().cpu().byte().permute(1, 2, 0).numpy()
-    if not isinstance(image, Image.Image): image = Image.fromarray(np.asarray(image))
-    return to_rgb(image)
+    if isinstance(image, Image.Image): return to_rgb(image)
+    pixels = _tensor_pixels(image) if isinstance(image, Tensor) else np.asarray(image)
+    colour = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or colour) or not pixels.size:
+        raise ValueError(f'an array of {pixels.dtype} with the shape {pixels.shape} is no '
+                         'image; it must be (H,W,3), or (H,W) for grey, of bytes (uint8)')
+    return to_rgb(Image.fromarray(pixels))
 
 # %% ../nbs/11_predict.ipynb #c5d380ad
 def _check_coder(model, anchors):
@@ -271,6 +286,12 @@ def raw(self: Detector,
     return *decode_predictions(preds, self.anchors), images
 
 # %% ../nbs/11_predict.ipynb #56d03331
+def _check_shares(**given):
+    "Raise `ValueError` for thresholds that are not between 0 and 1."
+    for name, value in given.items():
+        if not isinstance(value, Real) or not 0 <= value <= 1:
+            raise ValueError(f'{name} {value!r}: must be a number from 0 to 1')
+
 @patch
 def predict(self: Detector,
             images, # path, Pillow image, array, tensor in [0,1] or bytes, or a list of them
@@ -278,7 +299,9 @@ def predict(self: Detector,
             nms_thresh: float=.5, # of a class, no two detections overlap more
             across_thresh: float=.8, # of different classes, no two overlap more; 1 keeps all
     ) -> Detections: # or a list of them for a list
-    "Find objects in images of any size."
+    "Find objects in images of any size. Raises `ValueError` for what is none."
+    _check_shares(score_thresh=score_thresh, nms_thresh=nms_thresh,
+                  across_thresh=across_thresh)
     if not isinstance(images, (list, tuple)):
         return self.predict([images], score_thresh, nms_thresh, across_thresh)[0]
     detections = []
@@ -334,22 +357,46 @@ def save(self: Detector,
     return path
 
 # %% ../nbs/11_predict.ipynb #d9c242ba
-# what torch.load raises for bytes that it cannot read
-_UNREADABLE = (AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
-               TypeError, ValueError, UnpicklingError, struct.error)
+def _check_archive(path):
+    "Raise `ValueError` if a part of a file is damaged, or unpacks to more than the file has."
+    with zipfile.ZipFile(path) as archive:
+        # torch packs nothing: what grows was made to fill the memory
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError('it unpacks to more than it holds')
+        if damaged := archive.testzip(): raise ValueError(f'its part {damaged} is damaged')
 
 def _read_facts(path):
     "What `Detector.save` has written. Raises `FileNotFoundError` or `ValueError`."
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
+    kind = None
     cause = None
     try:
+        _check_archive(path)
         facts = torch.load(path, map_location='cpu', weights_only=True)
-        if isinstance(facts, dict) and facts.get('format') == _FORMAT: return facts
-    except _UNREADABLE as e: cause = e
+        kind = facts['format']
+        if kind == _FORMAT: return facts
+    # bytes that are no such file make Python raise errors of every kind
+    except Exception as e: cause = e
+    if str(kind).startswith(_FORMAT[:-1]):
+        raise ValueError(f'{path}: written as {kind!r}, while this version reads {_FORMAT!r}; '
+                         'update ssd-tutorial, or train again')
     raise ValueError(f'{path}: not a detector of this version, or damaged; '
                      'expected a file written by Detector.save or ssd_train') from cause
 
 # %% ../nbs/11_predict.ipynb #f0668074
+def _part_fault(facts, model, anchors, vocab):
+    "What does not fit in a file's facts, or ''."
+    size = facts['size']
+    if type(size) is not int or not 32 <= size <= 4096: return f'its image size is {size!r}'
+    names = facts['vocab']
+    if not isinstance(names, list) or len(vocab) != model.config['n_classes']:
+        return f'it has names for {len(vocab)} classes, weights for {model.config["n_classes"]}'
+    n_anchors = sum(g * g for g in grid_sizes(model, size)) * model.config['k']
+    if anchors.cxcywh.shape != (n_anchors, 4) or anchors.cell.shape != (n_anchors, 2):
+        return f'it has {len(anchors)} anchors, its model gives {n_anchors} rows'
+    numbers = [anchors.cxcywh, anchors.cell, *facts['weights'].values()]
+    return '' if all(t.isfinite().all() for t in numbers) else 'its numbers are not finite'
+
 @patch(cls_method=True)
 def load(cls: Detector,
          path, # file written by `Detector.save`
@@ -358,21 +405,29 @@ def load(cls: Detector,
     "Read a detector. Raises `FileNotFoundError`, or `ValueError` for any other file."
     path = Path(path)
     facts = _read_facts(path)
-    try:
-        # no download: all weights are in the file
-        model = ssd_model(**facts['model'], pretrained=False)
-        model.load_state_dict(facts['weights'])
-        settings = dict(facts['coder'])
-        coder = _CODERS[settings.pop('name')](**settings)
-        anchors = Anchors(facts['cxcywh'], facts['cell'], coder)
-        vocab = Vocab(facts['vocab'], facts['short'])
-        detector = cls(model, anchors, vocab, facts['size'])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
+    cause = None
+    try: detector, fault = _rebuilt(cls, facts)
+    # not one fact is believed to be what it should be
+    except Exception as e:
         fault = f'{e} is missing' if isinstance(e, KeyError) else 'its parts do not fit'
+        cause = e
+    if fault:
         raise ValueError(f'{path}: a damaged detector, {fault}; '
-                         'write it again with Detector.save or ssd_train') from e
+                         'write it again with Detector.save or ssd_train') from cause
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return detector.to(device)
+
+def _rebuilt(cls, facts):
+    "A detector of a file's facts, and what does not fit in them."
+    # no download: all weights are in the file
+    model = ssd_model(**facts['model'], pretrained=False)
+    model.load_state_dict(facts['weights'])
+    settings = dict(facts['coder'])
+    coder = _CODERS[settings.pop('name')](**settings)
+    anchors = Anchors(facts['cxcywh'], facts['cell'], coder)
+    vocab = Vocab(facts['vocab'], facts['short'])
+    fault = _part_fault(facts, model, anchors, vocab)
+    return cls(model, anchors, vocab, facts['size']), fault
 
 # %% ../nbs/11_predict.ipynb #91ac7305
 #| code-fold: true

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
@@ -23,7 +24,7 @@ from ssd_tutorial.augment import ResizeTransform
 from ssd_tutorial.data import ObjectDataset, Vocab
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import (
-    Detections, Detector, class_scores, decode_predictions, non_max_suppression,
+    Detections, Detector, _as_image, class_scores, decode_predictions, non_max_suppression,
     show_predictions,
 )
 from ssd_tutorial.recipes import fit_recipe, preset, recipe_learner
@@ -374,8 +375,12 @@ def test_files_that_are_no_detector(detector, tmp_path):
     whole = detector.save(tmp_path/'d.pt').read_bytes()
     (tmp_path/'half.pt').write_bytes(whole[:len(whole) // 2])
     facts = torch.load(tmp_path/'d.pt', weights_only=True)
-    torch.save(dict(facts, format='ssd_tutorial detector 1'), tmp_path/'old.pt')
-    for name in ('text', 'empty', 'other', 'list', 'module', 'half', 'old'):
+    d_format = facts['format'][:-1]
+    for n in (1, 3): torch.save(dict(facts, format=f'{d_format}{n}'), tmp_path/f'{n}.pt')
+    for n in (1, 3):
+        with pytest.raises(ValueError, match=f'{n}.pt: written as .*reads .*2.*update'):
+            Detector.load(tmp_path/f'{n}.pt')
+    for name in ('text', 'empty', 'other', 'list', 'module', 'half'):
         with pytest.raises(ValueError, match=f'{name}.pt: {NO_DETECTOR}') as e:
             Detector.load(tmp_path/f'{name}.pt')
         assert one_line(e)
@@ -424,6 +429,79 @@ def test_parts_that_do_not_fit_are_named_with_their_file(detector, tmp_path, par
     with pytest.raises(ValueError, match='other.pt: .*do not fit') as e:
         Detector.load(tmp_path/'other.pt')
     assert one_line(e)
+
+
+NAN = float('nan')
+LIES = {    # what a file's facts become, a piece of the message
+    'size -1': (dict(size=-1), 'image size is -1'),
+    'size 0': (dict(size=0), 'image size is 0'),
+    'size text': (dict(size='64'), "image size is '64'"),
+    'size none': (dict(size=None), 'image size is None'),
+    'size nan': (dict(size=NAN), 'image size is nan'),
+    'size huge': (dict(size=10**6), 'image size is 1000000'),
+    'size other': (dict(size=320), 'its model gives'),
+    'vocab short': (dict(vocab=['bg', 'a']), 'it has names for 2 classes'),
+    'vocab text': (dict(vocab='abc'), 'it has names for'),
+    'anchors few': (dict(cxcywh=torch.zeros(2, 4)), 'anchors, its model gives'),
+    'cells few': (dict(cell=torch.zeros(2, 2)), 'anchors, its model gives'),
+    'anchors list': (dict(cxcywh=[1., 2.]), 'do not fit')}
+
+
+@pytest.mark.parametrize('lie', LIES)
+def test_a_file_is_not_believed(detector, tmp_path, lie):
+    change, said = LIES[lie]
+    d = torch.load(detector.save(tmp_path/'d.pt'), weights_only=True)
+    torch.save(dict(d, **change), tmp_path/'lie.pt')
+    with pytest.raises(ValueError, match=f'lie.pt: a damaged detector.*{said}') as e:
+        Detector.load(tmp_path/'lie.pt')
+    assert one_line(e)
+
+
+@pytest.mark.parametrize('part', ['cxcywh', 'weights'])
+def test_numbers_that_are_none_are_refused(detector, tmp_path, part):
+    d = torch.load(detector.save(tmp_path/'d.pt'), weights_only=True)
+    numbers = d[part] if part == 'cxcywh' else next(iter(d[part].values()))
+    numbers[0, 0] = NAN
+    torch.save(d, tmp_path/'nan.pt')
+    with pytest.raises(ValueError, match='nan.pt: .*not finite'):
+        Detector.load(tmp_path/'nan.pt')
+
+
+def test_a_flipped_byte_in_the_weights_is_found(detector, tmp_path):
+    file = detector.save(tmp_path/'d.pt')
+    whole = file.read_bytes()
+    place = len(whole) // 2
+    file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+    with pytest.raises(ValueError, match=NO_DETECTOR): Detector.load(file)
+
+
+def test_a_small_file_that_becomes_a_large_one_is_not_unpacked(detector, tmp_path, monkeypatch):
+    file = detector.save(tmp_path/'d.pt')
+    with zipfile.ZipFile(file) as old: parts = {n: old.read(n) for n in old.namelist()}
+    with zipfile.ZipFile(tmp_path/'packed.pt', 'w', zipfile.ZIP_DEFLATED) as new:
+        for name, content in parts.items(): new.writestr(name, content + b'\0' * 10**7)
+    monkeypatch.setattr(torch, 'load', None)
+    with pytest.raises(ValueError, match='packed.pt'): Detector.load(tmp_path/'packed.pt')
+
+
+NOT_IMAGES = [np.zeros((4, 5, 3)), np.zeros((4, 5, 3), np.int64), np.zeros((4, 5, 1), np.uint8),
+              np.zeros((2, 4, 5, 3), np.uint8), np.zeros((0, 5, 3), np.uint8), np.zeros((4, 5)),
+              torch.zeros(2, 3, 4, 5), torch.zeros(4, 5), torch.full((3, 4, 5), 200.),
+              torch.full((3, 4, 5), NAN), torch.zeros(3, 0, 5), torch.zeros(1, 4, 5),
+              torch.full((3, 4, 5), 300), None, b'abc', [[1, 2], [3]]]
+
+
+@pytest.mark.parametrize('image', NOT_IMAGES, ids=lambda x: f'{type(x).__name__}')
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(ValueError): _as_image(image)
+
+
+@pytest.mark.parametrize('name', ['score_thresh', 'nms_thresh', 'across_thresh'])
+@pytest.mark.parametrize('value', [NAN, -3, 2, None, '0.5', float('inf')])
+def test_thresholds_are_shares(detector, name, value):
+    image = np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(ValueError, match=f'{name} .*from 0 to 1'):
+        detector.predict(image, **{name: value})
 
 
 def test_weights_of_another_model_are_named_too(detector, tmp_path):
@@ -596,7 +674,7 @@ def test_boxes_follow_the_shape_of_the_image(detector):
 
 
 def test_nothing_detected(detector):
-    d = detector.predict(np.zeros((20, 30, 3), np.uint8), 1.1)
+    d = detector.predict(np.zeros((20, 30, 3), np.uint8), 1)
     assert len(d) == 0 and d.boxes.shape == (0, 4) and d.scores.shape == (0,)
     assert d.labels == [] and repr(d) == '0 detections'
     d.show()
