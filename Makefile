@@ -6,7 +6,7 @@ CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.i
 .PHONY: demo test notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
-	.venv/bin/ssd_train --data shapes --out runs/demo
+	.venv/bin/ssd_train --data shapes --out runs/demo --overwrite
 
 test: .venv/dev docs  ## every chapter and every test, two at a time with one thread each
 	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2

@@ -66,7 +66,7 @@ class _Varied:
         self.size = size
         self.seed = seed
         self._stream = seed
-        self._reseed(seed)
+        self.reseed(seed)
 
     def __call__(self,
                  image: np.ndarray, # `(H,W,3)` uint8
@@ -78,7 +78,7 @@ class _Varied:
         if seed != self._stream:
             # first call in this process: it got a copy of the numbers that others draw, too
             self._stream = seed
-            self._reseed(seed)
+            self.reseed(seed)
         image, boxes, labels = resize_sample(image, boxes, labels, self.size)
         return *self._vary(image, boxes), labels
 
@@ -93,7 +93,8 @@ class ImgaugTransform(_Varied):
         self.pipeline = pipeline
         super().__init__(size, seed)
 
-    def _reseed(self, seed):
+    def reseed(self, seed):
+        "Begin with other random numbers."
         if seed is not None: self.pipeline.seed_(seed)
 
     def _vary(self, image, boxes):
@@ -127,7 +128,9 @@ class FlipTransform(_Varied):
         self.vertical = vertical
         super().__init__(size, seed)
 
-    def _reseed(self, seed): self.random = np.random.default_rng(seed)
+    def reseed(self, seed):
+        "Begin with other random numbers."
+        self.random = np.random.default_rng(seed)
 
     def _vary(self, image, boxes):
         # two numbers are drawn in any case, so that `vertical` leaves the other flips alone

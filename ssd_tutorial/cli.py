@@ -6,6 +6,7 @@
 __all__ = ['ssd_train', 'ssd_predict', 'ssd_evaluate']
 
 # %% ../nbs/17_cli.ipynb #828e2d65
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from fastcore.script import call_parse
 from .model import SMALL_ARCHS
 from .predict import SCORE_THRESH
 from .recipes import preset
-from .runs import evaluate_folder, predict_files, train_detector
+from .runs import (LAST, evaluate_folder, predict_files, resume_training,
+                               train_detector)
 from .video import is_video, predict_video
 
 # %% ../nbs/17_cli.ipynb #5a133a0b
@@ -25,18 +27,29 @@ def _one_sentence(command, f, *args):
         raise SystemExit(f'{command}: {e}') from None
 
 # %% ../nbs/17_cli.ipynb #fcf9a262
-def _train(data, out, model, scratch, lenient, given):
+def _train(data, out, model, scratch, lenient, overwrite, given):
     # torchvision has no ImageNet weights for the small bodies
     small = given.get('arch') in SMALL_ARCHS
     situation = 'scratch' if scratch or small else 'pretrained'
     if data == 'shapes': situation = 'shapes'
     recipe = preset(model, situation, **given)
-    try: return train_detector(data, out, recipe, lenient)
+    try: return train_detector(data, out, recipe, lenient, overwrite)
     except ConnectionError as e:
         # weights one can do without, but not without the data
         if not recipe.pretrained or data == 'pascal': raise
         print(f'{e}\nGoing on from scratch, as with --scratch (pretrained=False).')
-    return train_detector(data, out, preset(model, 'scratch', **given), lenient)
+    recipe = preset(model, 'scratch', **given)
+    return train_detector(data, out, recipe, lenient, overwrite)
+
+def _interruptible(out, f, *args):
+    "Run a training; Ctrl-C ends it with a sentence that says how to go on."
+    try: return f(*args)
+    except KeyboardInterrupt:
+        known = (Path(out)/LAST).is_file()
+        how = f'go on with: ssd_train --resume {out}' if known else 'no epoch was over'
+        print(f'\nssd_train: interrupted; {how}', file=sys.stderr)
+        # what a shell gives to a command that Ctrl-C has ended
+        raise SystemExit(130) from None
 
 # %% ../nbs/17_cli.ipynb #e6bd864b
 @call_parse
@@ -48,15 +61,17 @@ def ssd_train(
     arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
-    epochs:int=None, # epochs after these [80; scratch 40, shapes 18]
+    epochs:int=None, # epochs after these [80; scratch 40, shapes 14]
     lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
-    class_loss:str=None, # focal or hard_negatives [hard_negatives]
+    class_loss:str=None, # focal or one of these [varifocal; scratch hard_negatives]
     box_loss:str=None, # offsets or giou; for the article's model corners [giou]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
+    overwrite:bool=False, # replace the run that is in the folder out
+    resume:str=None, # folder of an interrupted run: go on, with its data and settings
 ):
     "Train a detector. In brackets: the presets of the ssd model (module `recipes`)."
     given = dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs,
@@ -64,7 +79,9 @@ def ssd_train(
                  seed=seed)
     # what was not given keeps the preset's value
     given = {k: v for k, v in given.items() if v is not None}
-    _one_sentence('ssd_train', _train, data, out, model, scratch, lenient, given)
+    what = [out, _train, data, out, model, scratch, lenient, overwrite, given]
+    if resume: what = [resume, resume_training, resume]
+    _one_sentence('ssd_train', _interruptible, *what)
 
 # %% ../nbs/17_cli.ipynb #9ff27073
 def _one_or_more(what):

@@ -244,7 +244,7 @@ def _draw_image(ax, e, marks, inches, size=7.5):
     image = load_image(e.sample.path)
     show_image(image, ax)
     ax.set_anchor('N')
-    ax.set_title(f'{e.sample.path.name[-24:]}, errors: {e.n_errors}', size=8)
+    ax.set_title(f'{e.sample.path.name[-24:]}, errors: {e.n_errors}', size=8, parse_math=False)
     if not marks: return
     # a number of two digits, in pixels of the image
     point = image.width / (72 * inches)
@@ -270,7 +270,7 @@ def _draw_list(ax, marks, inches, size=7.5):
         more = i == n < len(marks)
         if not more: _number(ax, (.06, i - .5), i, mark, size)
         text = f'and {len(marks) - n + 1} more' if more else mark.text
-        ax.text(.15, i - .5, text, size=size, va='center')
+        ax.text(.15, i - .5, text, size=size, va='center', parse_math=False)
 
 # %% ../nbs/13_errors.ipynb #95fc448d
 #| code-fold: true

@@ -335,7 +335,9 @@ def show_curves(report: Report,
     ax.set(xlabel='recall: share of the objects found', xlim=(0, 1.02),
            ylabel='precision: share of right detections', ylim=(0, 1.05),
            title=f'precision and recall at IoU 0.5; dots: score {score_thresh:g}')
-    if curves: ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+    if curves:
+        legend = ax.legend(loc='center left', bbox_to_anchor=(1, .5), frameon=False)
+        for text in legend.get_texts(): text.set_parse_math(False)
     fig.tight_layout()
     return fig
 

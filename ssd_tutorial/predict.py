@@ -397,6 +397,7 @@ def _part_fault(facts, model, anchors, vocab):
     numbers = [anchors.cxcywh, anchors.cell, *facts['weights'].values()]
     return '' if all(t.isfinite().all() for t in numbers) else 'its numbers are not finite'
 
+# %% ../nbs/11_predict.ipynb #f0668076
 @patch(cls_method=True)
 def load(cls: Detector,
          path, # file written by `Detector.save`

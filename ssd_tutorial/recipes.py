@@ -17,9 +17,9 @@ from .augment import (FlipTransform, ResizeTransform, photo_transform,
                                   train_transform)
 from .data import Loaders, ObjectDataset, Vocab, ssd_dataloaders
 from .loss import (FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss,
-                               OffsetLoss, SSDLoss)
+                               OffsetLoss, SSDLoss, VarifocalLoss)
 from .model import SMALL_ARCHS, fast_dtype, grid_sizes, ssd_model
-from .train import KeepStatistics, early_body_head, ssd_learner
+from .train import EpochSeed, KeepStatistics, early_body_head, ssd_learner
 
 # after `train`, which imports fastai without its warnings
 from fastai.learner import Learner
@@ -36,7 +36,8 @@ AUGMENT = dict(
     flips = partial(FlipTransform, vertical=True), # upside down, too
     none = lambda size, seed=None: ResizeTransform(size))
 
-CLASS_LOSSES = dict(focal=FocalLoss, hard_negatives=HardNegativeLoss)
+CLASS_LOSSES = dict(focal=FocalLoss, hard_negatives=HardNegativeLoss,
+                    varifocal=VarifocalLoss)
 # by model; the article compares corners, in a loss of its own
 BOX_LOSSES = dict(ssd=dict(offsets=OffsetLoss, giou=GIoULoss), article=dict(corners=None))
 
@@ -68,7 +69,7 @@ class Recipe:
     lr: float # learning rate, the highest of the cycle
     bs: int # images per batch
     augment: str # key of `AUGMENT`
-    class_loss: str # focal or hard_negatives
+    class_loss: str # focal, hard_negatives or varifocal
     box_loss: str # offsets or giou; for the article's model, corners
     seed: int=6789 # seed of weights, order and augmentation
     workers: int=None # processes that load images; by default see `ssd_dataloaders`
@@ -91,16 +92,17 @@ class Recipe:
 
 # %% ../nbs/10_recipes.ipynb #135e181d
 _SSD = dict(class_loss='hard_negatives', box_loss='giou')
+_LONG = dict(class_loss='varifocal', box_loss='giou')
 _ARTICLE = dict(class_loss='focal', box_loss='corners')
 
 PRESETS = dict(
     ssd = dict(
-        shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=18,
+        shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=3e-3, bs=32, augment='flip', **_SSD),
         scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
                        lr=2e-3, bs=8, augment='flip', **_SSD),
         pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=80,
-                          lr=1e-3, bs=16, augment='photo', **_SSD)),
+                          lr=1e-3, bs=16, augment='photo', **_LONG)),
     article = dict(
         shapes = dict(arch='resnet8', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=2e-3, bs=8, augment='flip', **_ARTICLE),
@@ -177,26 +179,29 @@ def recipe_learner(train, # list of `Sample`
     loaders = recipe_loaders(train, valid, vocab, recipe)
     more = [] if metrics is None else metrics(loss.anchors)
     kwargs.setdefault('dtype', fast_dtype(default_device()))
+    cbs = [EpochSeed(recipe.seed), *kwargs.pop('cbs', ())]
     if _keeps_early(recipe):
         kwargs.update(splitter=early_body_head, train_bn=False)
-        kwargs['cbs'] = [KeepStatistics(), *kwargs.get('cbs', ())]
-    return ssd_learner(loaders, model, loss, history, metrics=more, **kwargs)
+        cbs.append(KeepStatistics())
+    return ssd_learner(loaders, model, loss, history, metrics=more, cbs=cbs, **kwargs)
 
 # %% ../nbs/10_recipes.ipynb #0d0d0002
 def fit_recipe(learn: Learner, # from `recipe_learner`
                recipe: Recipe,
+               done: int=0, # epochs that lie behind, see `load_checkpoint`
     ) -> None:
     "Train, with a frozen body first. Raises `ValueError` if the loss is no longer finite."
-    before = len(learn.history.rows)
-    if recipe.frozen:
+    before = len(learn.history.rows) - done
+    if done < recipe.frozen:
         learn.freeze()
-        learn.fit(recipe.frozen, recipe.lr)
-        learn.unfreeze()
+        learn.fit(recipe.frozen, recipe.lr, start_epoch=done)
+    # in any case, as it makes the optimiser forget
+    if recipe.frozen: learn.unfreeze()
     if _keeps_early(recipe): learn.freeze_to(1)
     # the article keeps its learning rate, the others go through one cycle
     keep = recipe.model == 'article' and recipe.frozen
     fit = learn.fit if keep else learn.fit_one_cycle
-    fit(recipe.epochs, recipe.lr)
+    fit(recipe.epochs, recipe.lr, start_epoch=max(0, done - recipe.frozen))
     done = len(learn.history.rows) - before
     # a callback that stops early is no error
     if learn.history.broken:

@@ -29,7 +29,8 @@ def show_image(image, # Pillow image, array `(H,W,3)`, or normalised tensor `(3,
         image = image.permute(1, 2, 0).clamp(0, 1).numpy()
     ax.imshow(np.asarray(image))
     ax.axis('off')
-    if title: ax.set_title(title, fontsize=9)
+    # neither here nor in a class is $ the beginning of a formula
+    if title: ax.set_title(title, fontsize=9, parse_math=False)
     return ax
 
 # %% ../nbs/04_show.ipynb #651879be

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['HALF', 'FullBatchLoss', 'loss_terms', 'History', 'FiniteLoss', 'BFloat16', 'body_and_head', 'ssd_learner',
-           'early_body_head', 'KeepStatistics']
+           'early_body_head', 'KeepStatistics', 'EpochSeed', 'Checkpoint', 'load_checkpoint', 'read_checkpoint']
 
 # %% ../nbs/09_train.ipynb #7915ee70
 import csv, time, warnings
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,7 +28,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.learner import AvgMetric, Learner
     from fastai.optimizer import OptimWrapper
-    from fastai.torch_core import params
+    from fastai.torch_core import default_device, params, set_seed
 
 # %% ../nbs/09_train.ipynb #86cf4b0c
 class FullBatchLoss(Callback):
@@ -182,3 +183,94 @@ class KeepStatistics(Callback):
     def before_train(self):
         for layer in self.model[0].modules():
             if isinstance(layer, nn.BatchNorm2d): layer.eval()
+
+# %% ../nbs/09_train.ipynb #09fb1002
+class EpochSeed(Callback):
+    "The random numbers of an epoch follow from a seed and the number of the epoch."
+    order = 61    # after `History`, which counts
+    def __init__(self,
+                 seed: int, # of the training
+        ):
+        self.seed = seed
+
+    def before_epoch(self):
+        # hashed: seed 0 in epoch 1 has other numbers than seed 1 in epoch 0
+        mixed = np.random.SeedSequence([self.seed, len(self.history.rows)])
+        seed = int(mixed.generate_state(1)[0])
+        set_seed(seed)
+        loader = self.dls.train
+        if loader.generator is not None: loader.generator.manual_seed(seed)
+        # augmentation has random numbers of its own
+        if hasattr(loader.dataset.transform, 'reseed'): loader.dataset.transform.reseed(seed)
+
+# %% ../nbs/09_train.ipynb #09fb1003
+class Checkpoint(Callback):
+    "After each epoch, a file with all that is needed to go on from there."
+    order = 62
+    def __init__(self,
+                 path, # file, written as a whole
+                 facts: dict=None, # plain values that are kept with it
+        ):
+        self.path = Path(path)
+        self.facts = facts or {}
+
+    def before_fit(self): self.done = len(self.history.rows)
+
+    def after_epoch(self):
+        rows = self.history.rows
+        # nothing was trained: a call of `validate`, or an epoch that lies behind
+        if len(rows) == self.done: return
+        self.done = len(rows)
+        smooth = self.recorder.smooth_loss
+        state = dict(rows=rows, weights=self.model.state_dict(),
+                     optimizer=self.opt.state_dict()['state'],
+                     smooth=(smooth.val, smooth.count), facts=self.facts)
+        with atomic_write(self.path) as part: torch.save(state, part)
+
+# %% ../nbs/09_train.ipynb #09fb1005
+class _GoOn(Callback):
+    "In the middle of a call of `fit`: the optimiser's state, and the running mean of the loss."
+    order = 71    # after fastai's `SkipToEpoch`
+    def __init__(self, state): self.state = state
+
+    def before_train(self):
+        # at the beginning of a call fastai starts both afresh
+        if self.state and self.epoch:
+            _load_optimizer(self.opt, self.state['optimizer'])
+            smooth = self.recorder.smooth_loss
+            smooth.val, smooth.count = self.state['smooth']
+        self.state = None    # once
+
+def _load_optimizer(opt, state):
+    # groups and rates are the learner's; only what was gathered comes from the file
+    opt.load_state_dict(dict(opt.state_dict(), state=state))
+
+def load_checkpoint(learn: Learner, # new, as that which wrote the file was when it was new
+                    path, # file of a `Checkpoint`
+    ) -> int: # epochs done
+    "Weights, optimiser and table of a checkpoint. Raises `FileNotFoundError`, `ValueError`."
+    state = read_checkpoint(path)
+    # first to its device: the optimiser's numbers go where the weights are
+    learn.model.to(default_device())
+    learn.create_opt()
+    try:
+        learn.model.load_state_dict(state['weights'])
+        _load_optimizer(learn.opt, state['optimizer'])
+    except (RuntimeError, ValueError, KeyError) as e:
+        raise ValueError(f'{path}: a checkpoint of another model') from e
+    learn.history.rows = state['rows']
+    learn.add_cb(_GoOn(state))
+    return len(state['rows'])
+
+
+# %% ../nbs/09_train.ipynb #09fb1009
+def read_checkpoint(path # file of a `Checkpoint`
+    ) -> dict: # `rows`, `weights`, `optimizer`, `smooth` and `facts`
+    "The content of a checkpoint. Raises `FileNotFoundError` or `ValueError`."
+    if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
+    try:
+        # plain values only: loading runs no foreign code
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        for part in ('rows', 'weights', 'optimizer', 'smooth', 'facts'): state[part]
+    except Exception as e: raise ValueError(f'{path}: no checkpoint, or a damaged one') from e
+    return state

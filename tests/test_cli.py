@@ -108,7 +108,8 @@ def test_help_lists_every_option(command, tmp_path, capsys, name):
     assert MENTIONED[name] in said
 
 
-@pytest.mark.parametrize('name', 'arch size frozen epochs lr bs augment'.split())
+@pytest.mark.parametrize('name', [
+    'arch', 'size', 'frozen', 'epochs', 'lr', 'bs', 'augment', 'class_loss', 'box_loss'])
 def test_help_names_the_presets(name):
     "In brackets: that of pretrained weights, then what differs from scratch, and for shapes."
     texts = {a.dest: a.help for a in anno_parser(ssd_train)._actions}

@@ -5,11 +5,16 @@ import os
 import struct
 import zlib
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from makers import coco_dict, make_coco, make_voc, noise, picture, voc_object, voc_xml
+from ssd_tutorial.data import Vocab
+from ssd_tutorial.evaluate import score_detections
+from ssd_tutorial.predict import Detections
 from ssd_tutorial.readers import (
     Sample, atomic_write, check_images, image_size, load_image, read_coco, read_voc,
     read_yolo
@@ -271,3 +276,18 @@ def test_a_link_stays_a_link_and_rights_stay(tmp_path):
     assert (tmp_path/'link.txt').is_symlink()
     assert target.read_text() == 'new'
     assert target.stat().st_mode & 0o777 == 0o600
+
+
+# ---- drawing
+
+FORMULA = '$\\bad$'
+
+
+def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path):
+    vocab = Vocab([FORMULA])
+    sample = Sample(picture(tmp_path/f'{FORMULA}.png'), [[5, 5, 30, 30]], [FORMULA])
+    found = [Detections(sample.boxes, [FORMULA], np.array([.9]), load_image(sample.path))]
+    report = score_detections(found, [sample], vocab)
+    for figure in (report.plot(), found[0].show(title=sample.path.name).figure):
+        figure.canvas.draw()
+        plt.close(figure)

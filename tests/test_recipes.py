@@ -196,12 +196,12 @@ class Calls:
         self.broken = False
         self.calls = []
 
-    def _fit(self, name, n, lr):
-        self.calls.append((name, n, lr))
-        self.rows += [{}] * n
+    def _fit(self, name, n, lr, start_epoch):
+        self.calls.append((name, n, lr, start_epoch))
+        self.rows += [{}] * (n - start_epoch)
 
-    def fit(self, n, lr): self._fit('fit', n, lr)
-    def fit_one_cycle(self, n, lr): self._fit('one cycle', n, lr)
+    def fit(self, n, lr, start_epoch): self._fit('fit', n, lr, start_epoch)
+    def fit_one_cycle(self, n, lr, start_epoch): self._fit('one cycle', n, lr, start_epoch)
     def freeze(self): self.calls.append('freeze')
     def unfreeze(self): self.calls.append('unfreeze')
 
@@ -210,14 +210,25 @@ class Calls:
 def test_frozen_epochs_come_first(model, last):
     learn = Calls()
     fit_recipe(learn, small(model, frozen=2, epochs=3, lr=1e-3))
-    assert learn.calls == ['freeze', ('fit', 2, 1e-3), 'unfreeze', (last, 3, 1e-3)]
+    assert learn.calls == ['freeze', ('fit', 2, 1e-3, 0), 'unfreeze', (last, 3, 1e-3, 0)]
+
+
+@pytest.mark.parametrize('done, calls', [
+    (1, ['freeze', ('fit', 2, 1e-3, 1), 'unfreeze', ('one cycle', 3, 1e-3, 0)]),
+    (2, ['unfreeze', ('one cycle', 3, 1e-3, 0)]), (4, ['unfreeze', ('one cycle', 3, 1e-3, 2)])])
+def test_epochs_that_lie_behind_are_not_trained_again(done, calls):
+    learn = Calls()
+    learn.rows = [{}] * done
+    fit_recipe(learn, small('ssd', frozen=2, epochs=3, lr=1e-3), done)
+    assert learn.calls == calls
+    assert len(learn.rows) == 5
 
 
 @pytest.mark.parametrize('model', HEADS)
 def test_from_scratch_there_is_one_cycle(model):
     learn = Calls()
     for _ in range(2): fit_recipe(learn, small(model, epochs=3, lr=1e-3))
-    assert learn.calls == [('one cycle', 3, 1e-3)] * 2
+    assert learn.calls == [('one cycle', 3, 1e-3, 0)] * 2
 
 
 @pytest.mark.parametrize('model', HEADS)
