@@ -41,6 +41,11 @@ def _train(data, out, model, scratch, lenient, overwrite, given):
     recipe = preset(model, 'scratch', **given)
     return train_detector(data, out, recipe, lenient, overwrite)
 
+def _go_on(run, others):
+    if others: raise ValueError('--resume goes on with the settings of the run; leave out '
+                                'all other options')
+    return resume_training(run)
+
 def _interruptible(out, f, *args):
     "Run a training; Ctrl-C ends it with a sentence that says how to go on."
     try: return f(*args)
@@ -61,11 +66,11 @@ def ssd_train(
     arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
     size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
-    epochs:int=None, # epochs after these [80; scratch 40, shapes 14]
+    epochs:int=None, # epochs after the frozen ones [80; scratch 40, shapes 14]
     lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
-    class_loss:str=None, # focal or one of these [varifocal; scratch hard_negatives]
+    class_loss:str=None, # focal, or one in brackets [varifocal; scratch hard_negatives]
     box_loss:str=None, # offsets or giou; for the article's model corners [giou]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
@@ -80,7 +85,7 @@ def ssd_train(
     # what was not given keeps the preset's value
     given = {k: v for k, v in given.items() if v is not None}
     what = [out, _train, data, out, model, scratch, lenient, overwrite, given]
-    if resume: what = [resume, resume_training, resume]
+    if resume: what = [resume, _go_on, resume, scratch or overwrite or given.keys() - {'seed'}]
     _one_sentence('ssd_train', _interruptible, *what)
 
 # %% ../nbs/17_cli.ipynb #9ff27073

@@ -93,19 +93,22 @@ _NO_BOXES = 'captions', 'person_keypoints', 'stuff', 'panoptic', 'image_info'
 
 def _coco_content(file):
     "What a JSON file holds if it is a COCO file, or None; a damaged one is {}."
-    text = file.read_text(encoding='utf-8', errors='replace')
+    content = file.read_bytes()
+    # as JSON itself tells UTF-8, UTF-16 and UTF-32 apart
+    text = content.decode(json.detect_encoding(content), errors='replace')
     lists = 'images', 'annotations', 'categories'
     if not all(f'"{name}"' in text for name in lists): return None
     try: content = json.loads(text)
-    except ValueError: return {}
+    except (ValueError, RecursionError): return {}
     if not isinstance(content, dict): return None
     return content if all(isinstance(content.get(name), list) for name in lists) else None
 
 def _has_images(file, content):
     "Whether images of a COCO file are there; what is damaged is left to the reader."
     try: return not content or bool(coco_images(file, content))
-    except KeyError: return True
     except ValueError: return False
+    # it is damaged: the reader will say where
+    except (KeyError, TypeError, AttributeError, OSError): return True
 
 # %% ../nbs/14_folders.ipynb #eb5539c9
 def _find_coco(root, folders):

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import warnings
-import zipfile
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
@@ -29,7 +28,7 @@ from .anchors import Anchors, SSDCoder, TanhCoder
 from .boxes import clip_boxes, xyxy_to_cxcywh
 from .data import ObjectDataset, Vocab, image_tensor, normalize, resize_image
 from .model import SSD, grid_sizes, inference_copy, ssd_model
-from .readers import atomic_write, load_image, to_rgb
+from .readers import atomic_write, check_archive, load_image, to_rgb
 from .show import COLORS, draw_rect, draw_text, show_boxes, show_image, show_item
 
 # %% ../nbs/11_predict.ipynb #57645017
@@ -357,21 +356,13 @@ def save(self: Detector,
     return path
 
 # %% ../nbs/11_predict.ipynb #d9c242ba
-def _check_archive(path):
-    "Raise `ValueError` if a part of a file is damaged, or unpacks to more than the file has."
-    with zipfile.ZipFile(path) as archive:
-        # torch packs nothing: what grows was made to fill the memory
-        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
-            raise ValueError('it unpacks to more than it holds')
-        if damaged := archive.testzip(): raise ValueError(f'its part {damaged} is damaged')
-
 def _read_facts(path):
     "What `Detector.save` has written. Raises `FileNotFoundError` or `ValueError`."
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
     kind = None
     cause = None
     try:
-        _check_archive(path)
+        check_archive(path)
         facts = torch.load(path, map_location='cpu', weights_only=True)
         kind = facts['format']
         if kind == _FORMAT: return facts
@@ -418,8 +409,13 @@ def load(cls: Detector,
     if device is None: device = 'cuda' if torch.cuda.is_available() else 'cpu'
     return detector.to(device)
 
+# %% ../nbs/11_predict.ipynb #f0668077
 def _rebuilt(cls, facts):
     "A detector of a file's facts, and what does not fit in them."
+    # a huge number of classes would fill the memory before the weights could contradict
+    facing = facts['model']['k'] * facts['model']['n_classes']
+    if facing not in [len(w) for w in facts['weights'].values() if w.ndim]:
+        return None, 'its weights are not those of its classes'
     # no download: all weights are in the file
     model = ssd_model(**facts['model'], pretrained=False)
     model.load_state_dict(facts['weights'])

@@ -7,10 +7,10 @@ __all__ = ['IMAGE_FORMATS', 'LYING', 'IMAGE_SUFFIXES', 'IMAGE_FOLDERS', 'LABEL_F
            'PASCAL_SHORT', 'label_fault', 'Sample', 'image_size', 'file_key', 'walk_folders', 'with_suffix',
            'images_below', 'voc_lists', 'voc_splits', 'read_voc_files', 'read_voc', 'load_coco', 'coco_images',
            'read_coco', 'yolo_labels', 'load_yaml', 'yolo_names', 'is_names_file', 'read_yolo', 'pascal_2007',
-           'atomic_write', 'to_rgb', 'load_image', 'check_images']
+           'atomic_write', 'check_archive', 'to_rgb', 'load_image', 'check_images']
 
 # %% ../nbs/01_readers.ipynb #8854aaad
-import json, os, shutil, unicodedata, warnings
+import json, os, shutil, unicodedata, warnings, zipfile
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,15 +24,20 @@ from torch import tensor
 from .boxes import box_fault, cxcywh_to_xyxy
 
 # %% ../nbs/01_readers.ipynb #17271d9b
+_TURNS = '\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069'
+
 def label_fault(label # from an annotation, whatever is there
     ) -> str: # what is wrong with it as the name of a class; '' if nothing is
     "A name must be text that can be shown, and `bg` is what a `Vocab` calls the background."
     if not isinstance(label, str): return f'the class {label!r} is not a text'
-    if not label.strip() or not label.isprintable():
+    # control characters, and those that turn the direction of writing
+    hidden = [c for c in label if unicodedata.category(c) in ('Cc', 'Cs') or c in _TURNS]
+    if hidden or not label.strip():
         return f'the class {label!r} is empty, or has letters that cannot be seen'
     if label == 'bg': return "the class 'bg' would count as background; rename it"
     return ''
 
+# %% ../nbs/01_readers.ipynb #17271d9c
 @dataclass
 class Sample:
     "One annotated image; its pixels stay on disk."
@@ -56,7 +61,7 @@ class Sample:
             if fault := label_fault(label): raise ValueError(f'{self.path}: {fault}')
 
 # %% ../nbs/01_readers.ipynb #78646149
-IMAGE_FORMATS = 'JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP' # as Pillow calls them
+IMAGE_FORMATS = 'JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'PPM', 'JPEG2000' # Pillow's names
 
 def _open(path):
     "An image whose head has been read. Raises `FileNotFoundError` or `ValueError`."
@@ -333,6 +338,10 @@ def _listed_xml(line, xmls, folder):
     "The annotation file that a line names: by its stem, or by an image file."
     # a list of one class has a second column
     first = line.split()[0]
+    # with the folder, if files in several folders have one name
+    exact = [folder/f'{name}.xml' for name in (line, first)]
+    for xml in exact:
+        if xml.is_file(): return xml
     keys = [file_key(k) for k in (line, Path(line).stem, first)]
     return next((xmls[k] for k in keys if k in xmls), folder/f'{first}.xml')
 
@@ -387,7 +396,8 @@ def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files an
         raise ValueError(f'{root}: no list ImageSets/Main/{split}.txt; found '
                          f'{voc_splits(root) or "no lists"}. Name one of these, '
                          'or use split=None for all')
-    files = [xml for part in parts for xml in part or []]
+    # one that lies below two of the folders is one file
+    files = list(dict.fromkeys(xml for part in parts for xml in part or []))
     return read_voc_files(files, root, drop_bad)
 
 # %% ../nbs/01_readers.ipynb #c49b7470
@@ -397,7 +407,9 @@ def _is_box(box):
     # JSON has integers of any length; and true, which Python counts as 1
     return all(type(v) in (int, float) and abs(v) < 1e9 for v in box)
 
-def _is_id(value): return type(value) in (int, str)
+def _is_id(value):
+    # pandas writes whole numbers as 1.0, which Python takes for 1
+    return type(value) in (int, str) or type(value) is float and value.is_integer()
 
 def _coco_fault(annotation, images, categories):
     "What keeps an annotation from being read, or ''; both others are looked up by id."
@@ -451,20 +463,26 @@ def _leads_out(name):
     "Whether a file name leaves the folder it is looked for in."
     # a name is a relative path, of which no part is longer than systems allow
     parts = Path(name).parts
-    return Path(name).is_absolute() or '..' in parts or max(map(len, parts), default=256) > 255
+    try: longest = max(len(os.fsencode(part)) for part in parts)
+    # nothing at all, or half of a letter
+    except (ValueError, UnicodeError): return True
+    return Path(name).is_absolute() or '..' in parts or longest > 255
 
 def _entry_fault(part, entry, seen):
-    "What is wrong with an entry of a COCO file, or ''; `seen`: ids of those before it."
+    "What is wrong with an entry of a COCO file, or ''; `seen`: id -> name of those before it."
     key = _COCO[part]
     if not isinstance(entry, dict): return f'is {entry!r:.40}, not an object with {key}'
     if missing := [k for k in ('id', key) if k not in entry]: return f'has no {missing[0]}'
     if not _is_id(entry['id']): return f"has the id {entry['id']!r:.40}, not a number"
-    if entry['id'] in seen: return f"has the id {entry['id']!r:.40} of another one"
-    if key == 'name': return label_fault(entry['name'])
-    name = entry['file_name']
+    # the same category twice, as in files that were joined, does no harm
+    if seen.get(entry['id'], entry[key]) != entry[key] or key != 'name' and entry['id'] in seen:
+        return f"has the id {entry['id']!r:.40} of another one"
+    name = entry[key]
+    if key == 'name': return label_fault(name.strip() if isinstance(name, str) else name)
     if not isinstance(name, str): return f'has the file_name {name!r:.40}, not a text'
     if _leads_out(_file_name(entry)):
-        return f'has the file_name {name!r:.60}, which does not lie in the folder of images'
+        return (f'has the file_name {name!r:.60}, which does not lie in the folder of '
+                'images; write it relative to that')
     return ''
 
 # %% ../nbs/01_readers.ipynb #6bb3d460
@@ -479,11 +497,11 @@ def load_coco(file # JSON file
     if not isinstance(coco, dict) or not all(isinstance(coco.get(k), list) for k in lists):
         raise ValueError(other)
     for part in _COCO:
-        seen = set()
+        seen = {}
         for i, entry in enumerate(coco[part], 1):
             fault = _entry_fault(part, entry, seen)
             if fault: raise ValueError(f'{file}: entry {i} of {part} {fault}; mend it')
-            seen.add(entry['id'])
+            seen[entry['id']] = entry[_COCO[part]]
     return coco
 
 # %% ../nbs/01_readers.ipynb #6bb3d463
@@ -577,7 +595,7 @@ def load_yaml(file # YAML file
     # only data sets in this format need it
     import yaml
     try: content = yaml.safe_load(file.read_text(encoding='utf-8-sig'))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
         raise ValueError(f'{file}: not a YAML file ({" ".join(str(e).split())})') from e
     return content if isinstance(content, dict) else {}
 
@@ -594,14 +612,18 @@ def yolo_names(names # list, dictionary from number to name, or file data.yaml o
         else: names = file.read_text(encoding='utf-8-sig').split('\n')
     if isinstance(names, list):
         # an empty line at the end is no class
-        names = {i: str(n).strip() for i, n in enumerate(names) if str(n).strip()}
-    try: names = {int(k): str(v) for k, v in names.items()}
-    except (AttributeError, ValueError): names = {}
+        stripped = [n.strip() if isinstance(n, str) else n for n in names]
+        names = {i: n for i, n in enumerate(stripped) if n != ''}
+    try: names = {int(k): v for k, v in names.items()}
+    except (AttributeError, TypeError, ValueError): names = {}
+    # a number may be a name, but nothing that holds other things
+    names = {k: str(v) if isinstance(v, (int, float)) else v for k, v in names.items()}
     if not names: raise ValueError(f'{source}: no class names; give a list, or number: name')
     for name in names.values():
         if fault := label_fault(name): raise ValueError(f'{source}: {fault}')
     return names
 
+# %% ../nbs/01_readers.ipynb #3a43051e
 def is_names_file(file: Path # any file
     ) -> bool:
     "Whether it may hold the names of classes."
@@ -684,10 +706,23 @@ def atomic_write(path): # file or folder to write
         yield beside
         # who may read it stays as it was
         if path.is_file(): shutil.copymode(path, beside)
+        # to the disk before it takes the other's place, in case the current fails
+        if beside.is_file():
+            with open(beside, 'rb+') as file: os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         # something is left here only if the writing was interrupted
         _remove(beside)
+
+# %% ../nbs/01_readers.ipynb #886744c1
+def check_archive(path # file that torch.save has written, which is a zip file
+    ) -> None:
+    "Raise `ValueError` if a part is damaged, or unpacks to more than the file has."
+    with zipfile.ZipFile(path) as archive:
+        # torch packs nothing: what grows was made to fill the memory
+        if sum(part.file_size for part in archive.infolist()) > Path(path).stat().st_size:
+            raise ValueError('it unpacks to more than it holds')
+        if damaged := archive.testzip(): raise ValueError(f'its part {damaged} is damaged')
 
 # %% ../nbs/01_readers.ipynb #91525dad
 def to_rgb(im: Image.Image # image of any mode

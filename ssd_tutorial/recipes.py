@@ -52,6 +52,12 @@ def _check_whole(name, value, least):
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f'{name} {value!r}: must be a whole number, at least {least}')
 
+def _make_plain(recipe):
+    "Python's numbers in place of NumPy's, which could not be read back from a checkpoint."
+    # the only change of what is frozen otherwise
+    for name in _LEAST: object.__setattr__(recipe, name, int(getattr(recipe, name)))
+    object.__setattr__(recipe, 'lr', float(recipe.lr))
+
 def _check_rate(name, value):
     if not isinstance(value, Real) or not 0 < value < math.inf:
         raise ValueError(f'{name} {value!r}: must be finite and more than 0, such as 2e-3')
@@ -79,9 +85,9 @@ class Recipe:
         for name, known in choices.items(): _check_choice(name, getattr(self, name), known)
         _check_choice('box_loss', self.box_loss, BOX_LOSSES[self.model])
         for name, least in _LEAST.items(): _check_whole(name, getattr(self, name), least)
-        # None lets ssd_dataloaders choose
         if self.workers is not None: _check_whole('workers', self.workers, 0)
         _check_rate('lr', self.lr)
+        _make_plain(self)
         if self.pretrained and self.arch in SMALL_ARCHS:
             raise ValueError(f'pretrained {self.pretrained}: {self.arch} has no ImageNet '
                              'weights; use pretrained=False, or another arch such as resnet34')

@@ -6,7 +6,7 @@
 __all__ = ['RUN_FILES', 'LAST', 'train_detector', 'resume_training', 'predict_files', 'evaluate_folder']
 
 # %% ../nbs/15_runs.ipynb #828e2d65
-import hashlib, json, math, time
+import hashlib, json, math, os, time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -79,16 +79,19 @@ RUN_FILES = 'detector.pt', 'history.csv', 'metrics.json', 'predictions.png'
 LAST = 'last.pt' # the checkpoint of a run that is not done
 
 def _own_folder(out, overwrite):
-    "The folder of a new run. Raises `ValueError` if another run is there."
+    "Make the folder of a new run. Raises `ValueError` if another run is there."
     found = [name for name in (*RUN_FILES, LAST) if (out/name).exists()]
     if found and not overwrite:
         going_on = 'go on with it by --resume, ' if LAST in found else ''
         raise ValueError(f'{out}: holds a run already ({", ".join(found)}); {going_on}choose '
                          'another folder by --out, or replace it by --overwrite')
     out.mkdir(parents=True, exist_ok=True)
-    # what is left of writing that was killed, and what shall not be mixed with the new run
-    stale = [*out.glob('.part-*'), *(out/name for name in found)]
-    for file in stale: file.unlink()
+
+def _clear(out):
+    "Remove the files of another run, and what is left of writing that was killed."
+    names = *RUN_FILES, LAST
+    parts = [p for name in names for p in out.glob(f'.part-*-{name}')]
+    for file in [*parts, *(out/name for name in names)]: file.unlink(missing_ok=True)
 
 def _save_run(out, detector, fig, facts):
     detector.save(out/'detector.pt')
@@ -104,7 +107,9 @@ def _digest(samples):
     "A short number of names, sizes and annotations; other samples have another one."
     digest = hashlib.sha256()
     for s in samples:
-        digest.update(f'{s.path.name} {s.path.stat().st_size} {s.labels}'.encode())
+        digest.update(os.fsencode(s.path.name))
+        said = s.path.stat().st_size, s.labels, s.difficult
+        digest.update(f'{said}'.encode())
         digest.update(s.boxes.tobytes())
     return digest.hexdigest()[:16]
 
@@ -149,8 +154,15 @@ def _train(data, out, recipe, drop_bad, begin=None):
     learn = recipe_learner(folder.train, folder.valid, vocab, recipe, out/'history.csv',
                            metrics=lambda anchors: [MeanAP(anchors)], path=out,
                            cbs=[Checkpoint(out/LAST, now)])
-    done = load_checkpoint(learn, out/LAST) if begin else 0
-    fit_recipe(learn, recipe, done)
+    done = 0
+    if begin: done = load_checkpoint(learn, out/LAST)
+    # only now, when all is ready to begin
+    else: _clear(out)
+    try: fit_recipe(learn, recipe, done)
+    except ValueError:
+        # to go on would end in the same way
+        if learn.history.broken: (out/LAST).unlink(missing_ok=True)
+        raise
     return _judge(learn, recipe, folder, vocab, data, out, start)
 
 # %% ../nbs/15_runs.ipynb #624783fb

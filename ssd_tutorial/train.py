@@ -17,7 +17,7 @@ from torch import nn
 
 from .data import Loaders
 from .model import SSD, early_layers
-from .readers import atomic_write
+from .readers import atomic_write, check_archive
 
 with warnings.catch_warnings():
     # fastai uses torch.jit.script, which recent versions of torch call deprecated
@@ -186,7 +186,7 @@ class KeepStatistics(Callback):
 
 # %% ../nbs/09_train.ipynb #09fb1002
 class EpochSeed(Callback):
-    "The random numbers of an epoch follow from a seed and the number of the epoch."
+    "Random numbers of an epoch follow from seed and epoch (not in processes that load)."
     order = 61    # after `History`, which counts
     def __init__(self,
                  seed: int, # of the training
@@ -269,6 +269,7 @@ def read_checkpoint(path # file of a `Checkpoint`
     "The content of a checkpoint. Raises `FileNotFoundError` or `ValueError`."
     if not Path(path).is_file(): raise FileNotFoundError(f'{path}: no such checkpoint')
     try:
+        check_archive(path)
         # plain values only: loading runs no foreign code
         state = torch.load(path, map_location='cpu', weights_only=True)
         for part in ('rows', 'weights', 'optimizer', 'smooth', 'facts'): state[part]

@@ -364,3 +364,9 @@ def test_mistakes_with_videos_end_in_one_sentence(detector, clip, tmp_path, monk
     monkeypatch.setitem(sys.modules, 'trackers', None)
     with refused('trackers', 'pip install "ssd-tutorial[video]"', by=by): predict(clip)
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize('args', ['--epochs 3', '--overwrite', '--scratch', '--lr 1e-3'])
+def test_resume_takes_no_other_settings(command, args):
+    said = command('ssd_train', '--resume', 'run', *args.split())
+    assert 'leave out all other options' in said

@@ -92,6 +92,24 @@ def test_one_oversized_image_does_not_end_everything(tmp_path):
 
 # ---- class names
 
+@pytest.mark.parametrize('name', [
+    'no\u00a0break', 'あ\u3000い', 'می\u200cخواهم', '👨\u200d👩', 'soft\u00adhyphen', 'cat'])
+def test_class_names_in_all_scripts(name):
+    assert Sample('x.jpg', [[0, 0, 1, 1]], [name]).labels == [name]
+
+
+def test_what_tools_write_and_does_no_harm_is_read(tmp_path):
+    coco = coco_dict()
+    # whole numbers as pandas writes them, a category that is there twice, a blank at the end
+    for part in ('images', 'categories'):
+        for entry in coco[part]: entry['id'] = float(entry['id'])
+    coco['categories'].append(dict(coco['categories'][0]))
+    for entry in coco['categories']: entry['name'] += '\n'
+    found, plain = [read_coco(make_coco(tmp_path/name, coco=given))
+                    for name, given in (('x.json', coco), ('y.json', coco_dict()))]
+    assert [s.labels for s in found] == [s.labels for s in plain]
+
+
 BAD_NAMES = ['bg', '', '  ', 'a\nb', 'a\0b', '\u202ecat']
 
 
@@ -213,6 +231,25 @@ def test_annotations_in_subfolders_are_read(tmp_path):
         os.replace(tmp_path/'Annotations'/f'{stem}.xml', deep/f'{stem}.xml')
     assert len(read_voc(tmp_path, None)) == 4
     assert [s.path.stem for s in read_voc(tmp_path, 'train')] == ['000001', '000002']
+
+
+def test_files_of_one_name_in_two_subfolders(tmp_path):
+    make_voc(tmp_path, stems=['a', 'b'], lists={})
+    for name, box in dict(a=(1, 1, 9, 9), b=(5, 5, 30, 30)).items():
+        deep = tmp_path/'Annotations'/name
+        deep.mkdir()
+        os.remove(tmp_path/'Annotations'/f'{name}.xml')
+        text = voc_xml(f'{name}.jpg', voc_object(box=box))
+        (deep/'000000.xml').write_text(text)
+    (tmp_path/'ImageSets'/'Main'/'train.txt').write_text('a/000000\nb/000000\n')
+    assert [s.boxes.tolist() for s in read_voc(tmp_path)] == [[[0, 0, 9, 9]], [[4, 4, 30, 30]]]
+
+
+def test_files_below_two_folders_are_read_once(tmp_path):
+    for folder in (tmp_path, tmp_path/'deep'):
+        picture(folder/f'{folder.name}.jpg')
+        (folder/'x.xml').write_text(voc_xml(f'{folder.name}.jpg', voc_object()))
+    assert len(read_voc(tmp_path, None)) == 2
 
 
 @pytest.mark.parametrize('flag, difficult', [

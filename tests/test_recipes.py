@@ -283,3 +283,10 @@ def test_a_recipe_is_all_that_a_training_needs(shapes16):
     learn = recipe_learner(shapes16[:8], shapes16[8:], VOCAB, recipe)
     rows = fit(learn, recipe)
     assert len(rows) == 2 and rows[1]['valid_loss'] < rows[0]['valid_loss']
+
+
+def test_numpy_s_numbers_become_plain_ones():
+    "Those of a checkpoint could not be read back otherwise."
+    recipe = small('ssd', lr=np.float64(1e-3), epochs=np.int64(3))
+    assert (type(recipe.lr), type(recipe.epochs)) == (float, int)
+    assert recipe == small('ssd', lr=1e-3, epochs=3)

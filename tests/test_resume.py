@@ -127,6 +127,25 @@ def test_other_data_are_not_gone_on_with(whole, tmp_path, monkeypatch):
         resume_training(tmp_path/'run')
 
 
+def test_a_flipped_byte_of_a_checkpoint_is_found(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        dying(patch, 9)
+        with pytest.raises(Dies): train_detector(whole/'data', tmp_path/'run', RECIPE)
+    file = tmp_path/'run'/LAST
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match='no checkpoint, or a damaged one'):
+        resume_training(tmp_path/'run')
+
+
+def test_a_training_that_breaks_is_not_gone_on_with(whole, tmp_path):
+    wild = preset('ssd', 'scratch', arch='resnet8', size=64, bs=4, epochs=3, lr=1e30, workers=0)
+    with pytest.raises(ValueError, match='no longer finite'):
+        train_detector(whole/'data', tmp_path/'run', wild)
+    assert not (tmp_path/'run'/LAST).exists()
+
+
 @pytest.mark.parametrize('content', [b'', b'hello', b'PK'])
 def test_a_damaged_checkpoint(tmp_path, content):
     (tmp_path/LAST).write_bytes(content)
@@ -145,15 +164,22 @@ def test_a_checkpoint_that_lacks_a_part(tmp_path):
 def test_a_folder_belongs_to_one_run(whole, tmp_path, monkeypatch):
     run = tmp_path/'run'
     run.mkdir()
-    (run/'notes.txt').write_text('mine')
+    kept = [run/'notes.txt', run/'.part-1-x.png', run/'shapes']
+    kept[-1].mkdir()
+    for file in kept[:2]: file.write_text('not of a training')
     (run/'.part-1-detector.pt').write_text('left by a process that was killed')
     (run/'metrics.json').write_text('of another run')
     with pytest.raises(ValueError, match='holds a run already .metrics.json.*--overwrite'):
         train_detector(whole/'data', run, RECIPE)
     assert (run/'metrics.json').read_text() == 'of another run'
-    monkeypatch.setattr(runs, '_train', lambda *args: None)
+    # nothing is lost as long as the new run has not begun
+    with pytest.raises(FileNotFoundError):
+        train_detector(whole/'nowhere', run, RECIPE, overwrite=True)
+    assert (run/'metrics.json').read_text() == 'of another run'
+    monkeypatch.setattr(runs, 'fit_recipe', lambda *args: None)
+    monkeypatch.setattr(runs, '_judge', lambda *args: None)
     train_detector(whole/'data', run, RECIPE, overwrite=True)
-    assert [p.name for p in run.iterdir()] == ['notes.txt']
+    assert sorted(run.iterdir()) == sorted(kept)
 
 
 def test_an_interrupted_run_is_not_begun_anew(tmp_path):
