@@ -445,5 +445,5 @@ def test_the_measured_choices_are_complete():
         key = (row['epochs'], row['choice'], row['value'])
         seeds.setdefault(key, set()).add(row['seed'])
     short = {key: s for key, s in seeds.items() if key[0] == '4'}
-    assert len(short) == 12
+    assert len(short) == 13
     assert len(set(map(frozenset, short.values()))) == 1
