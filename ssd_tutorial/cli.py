@@ -42,8 +42,9 @@ def _train(data, out, model, scratch, lenient, overwrite, given):
     return train_detector(data, out, recipe, lenient, overwrite)
 
 def _go_on(run, others):
-    if others: raise ValueError('--resume goes on with the settings of the run; leave out '
-                                'all other options')
+    if others:
+        raise ValueError('--resume goes on with the settings of the run; leave out all other '
+                         'options')
     return resume_training(run)
 
 def _interruptible(out, f, *args):

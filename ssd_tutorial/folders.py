@@ -14,7 +14,7 @@ from pathlib import Path
 from .data import split_samples
 from .readers import (IMAGE_SUFFIXES, XML, YAML, coco_images, is_names_file,
                                   images_below, load_yaml, read_coco, read_voc_files, read_yolo,
-                                  voc_lists, walk_folders, with_suffix, yolo_labels)
+                                  text_lines, voc_lists, walk_folders, with_suffix, yolo_labels)
 
 # %% ../nbs/14_folders.ipynb #15030143
 _WORDS = dict(train='train', training='train', trainval='train', valid='valid', val='valid',
@@ -149,11 +149,9 @@ def _resolved(text, bases):
 
 def _listed_images(file, bases):
     "Image files that a text file names, one per line."
-    lines = file.read_text(encoding='utf-8-sig').splitlines()
     bases = [file.parent, *bases]
     # a line that leads nowhere stays, so that its image is reported as missing
-    lines = [line.strip() for line in lines if line.strip()]
-    return [_resolved(line, bases) or file.parent/line for line in lines]
+    return [_resolved(line, bases) or file.parent/line for line in text_lines(file)]
 
 def _images_in(path, bases=()):
     "Image files in a folder and below it, or in a list."

@@ -382,7 +382,9 @@ def _part_fault(facts, model, anchors, vocab):
     names = facts['vocab']
     if not isinstance(names, list) or len(vocab) != model.config['n_classes']:
         return f'it has names for {len(vocab)} classes, weights for {model.config["n_classes"]}'
-    n_anchors = sum(g * g for g in grid_sizes(model, size)) * model.config['k']
+    # on `meta` nothing is calculated, however large the images
+    grids = grid_sizes(copy.deepcopy(model).to('meta'), size)
+    n_anchors = sum(g * g for g in grids) * model.config['k']
     if anchors.cxcywh.shape != (n_anchors, 4) or anchors.cell.shape != (n_anchors, 2):
         return f'it has {len(anchors)} anchors, its model gives {n_anchors} rows'
     numbers = [anchors.cxcywh, anchors.cell, *facts['weights'].values()]

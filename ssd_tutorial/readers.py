@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['IMAGE_FORMATS', 'LYING', 'IMAGE_SUFFIXES', 'IMAGE_FOLDERS', 'LABEL_FOLDERS', 'XML', 'YAML', 'PASCAL_CLASSES',
            'PASCAL_SHORT', 'label_fault', 'Sample', 'image_size', 'file_key', 'walk_folders', 'with_suffix',
-           'images_below', 'voc_lists', 'voc_splits', 'read_voc_files', 'read_voc', 'load_coco', 'coco_images',
-           'read_coco', 'yolo_labels', 'load_yaml', 'yolo_names', 'is_names_file', 'read_yolo', 'pascal_2007',
-           'atomic_write', 'check_archive', 'to_rgb', 'load_image', 'check_images']
+           'images_below', 'voc_lists', 'text_lines', 'voc_splits', 'read_voc_files', 'read_voc', 'load_coco',
+           'coco_images', 'read_coco', 'yolo_labels', 'load_yaml', 'yolo_names', 'is_names_file', 'read_yolo',
+           'pascal_2007', 'atomic_write', 'check_archive', 'to_rgb', 'load_image', 'check_images']
 
 # %% ../nbs/01_readers.ipynb #8854aaad
 import json, os, shutil, unicodedata, warnings, zipfile
@@ -293,11 +293,13 @@ def _by_name(folders, suffixes):
     return found
 
 # %% ../nbs/01_readers.ipynb #01be1001
+def _files_below(folder, suffixes):
+    return with_suffix([f for _, files in walk_folders(folder) for f in files], suffixes)
+
 def images_below(folder # folder
     ) -> list: # paths
     "Image files in a folder and in all below it."
-    files = [f for _, inside in walk_folders(folder) for f in inside]
-    return with_suffix(files, IMAGE_SUFFIXES)
+    return _files_below(folder, IMAGE_SUFFIXES)
 
 # %% ../nbs/01_readers.ipynb #dd329fb3
 XML = {'.xml'}
@@ -322,13 +324,14 @@ def voc_lists(folder # folder of annotations in a Pascal VOC tree
     xmls = _by_name(below, XML) if files else {}
     lists = {}
     for f in files:
-        found = [_listed_xml(line, xmls, folder) for line in _lines(f)]
+        found = [_listed_xml(line, xmls, folder) for line in text_lines(f)]
         # an image that is named twice is one image
         lists[f.stem] = list(dict.fromkeys(found))
     return lists
 
-def _lines(file):
-    "Lines of a text file that are not blank. Raises `ValueError`."
+def text_lines(file: Path # text file
+    ) -> list: # texts, without blanks at their ends
+    "Lines that are not blank. Raises `ValueError` if the file is not UTF-8."
     try: lines = file.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError as e:
         raise ValueError(f'{file}: not a text in UTF-8 ({e}); save it as such') from e
@@ -374,9 +377,6 @@ def read_voc_files(files, # annotation files
     return _validated(root, read, faults, drop_bad)
 
 # %% ../nbs/01_readers.ipynb #7fff4a79
-def _xml_below(folder):
-    return with_suffix([f for _, files in walk_folders(folder) for f in files], XML)
-
 def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files and images
              split: str='train', # list in ImageSets/Main; None reads every annotation
              drop_bad: bool=False, # leave out faulty objects and images instead of raising
@@ -389,7 +389,7 @@ def read_voc(root, # any level of a Pascal VOC tree, or a folder of XML files an
         inside = sorted(p.name for p in root.iterdir())[:8] or 'nothing'
         raise ValueError(f'{root}: not a Pascal VOC tree. Expected Annotations/*.xml here '
                          f'or below; found {inside}')
-    if split is None: parts = [_xml_below(d) for d in folders]
+    if split is None: parts = [_files_below(d, XML) for d in folders]
     else: parts = [voc_lists(d).get(split) for d in folders]
     # not every year has every split, but one must have it
     if all(p is None for p in parts):
@@ -475,7 +475,8 @@ def _entry_fault(part, entry, seen):
     if missing := [k for k in ('id', key) if k not in entry]: return f'has no {missing[0]}'
     if not _is_id(entry['id']): return f"has the id {entry['id']!r:.40}, not a number"
     # the same category twice, as in files that were joined, does no harm
-    if seen.get(entry['id'], entry[key]) != entry[key] or key != 'name' and entry['id'] in seen:
+    joined = key == 'name' and seen.get(entry['id']) == entry[key]
+    if entry['id'] in seen and not joined:
         return f"has the id {entry['id']!r:.40} of another one"
     name = entry[key]
     if key == 'name': return label_fault(name.strip() if isinstance(name, str) else name)

@@ -55,7 +55,8 @@ def _check_whole(name, value, least):
 def _make_plain(recipe):
     "Python's numbers in place of NumPy's, which could not be read back from a checkpoint."
     # the only change of what is frozen otherwise
-    for name in _LEAST: object.__setattr__(recipe, name, int(getattr(recipe, name)))
+    whole = [name for name in (*_LEAST, 'workers') if getattr(recipe, name) is not None]
+    for name in whole: object.__setattr__(recipe, name, int(getattr(recipe, name)))
     object.__setattr__(recipe, 'lr', float(recipe.lr))
 
 def _check_rate(name, value):

@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,12 @@ GREEN = (30, 220, 30)
 BLUE = (30, 30, 220)
 TAGS = ('xmin', 'ymin', 'xmax', 'ymax')
 EXTRA = '<pose>Left</pose><difficult>0</difficult>'
+
+
+def message(error, function, *args, **kwargs):
+    "What the error says that a call raises."
+    with pytest.raises(error) as e: function(*args, **kwargs)
+    return str(e.value)
 
 
 def picture(path, size=(64, 48), color=(120, 130, 140), mode='RGB', **save):

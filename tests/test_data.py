@@ -7,7 +7,7 @@ from PIL import Image
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from makers import picture, samples
+from makers import message, picture, samples
 from ssd_tutorial.augment import (
     FlipTransform, ImgaugTransform, ResizeTransform, import_imgaug, train_transform
 )
@@ -19,11 +19,6 @@ from ssd_tutorial.readers import Sample
 
 VOCAB = Vocab('abc')
 iaa = import_imgaug().augmenters
-
-
-def message(error, function, *args, **kwargs):
-    with pytest.raises(error) as e: function(*args, **kwargs)
-    return str(e.value)
 
 
 # ---- vocabulary, splits, padding

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from makers import coco_dict, make_coco, make_voc, noise, picture, voc_object, voc_xml
+from makers import (
+    coco_dict, make_coco, make_voc, message, noise, picture, voc_object, voc_xml
+)
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import score_detections
 from ssd_tutorial.predict import Detections
@@ -21,11 +23,6 @@ from ssd_tutorial.readers import (
 )
 
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def message(function, *args, error=ValueError, **kwargs):
-    with pytest.raises(error) as e: function(*args, **kwargs)
-    return str(e.value)
 
 
 # ---- images
@@ -49,7 +46,7 @@ def png_of(width, height):
 def test_what_is_no_photograph_is_named(tmp_path, read, content):
     file = tmp_path/'photo.jpg'
     file.write_bytes(content)
-    assert 'photo.jpg' in message(read, file)
+    assert 'photo.jpg' in message(ValueError, read, file)
 
 
 def test_no_program_is_run(tmp_path, monkeypatch):
@@ -58,7 +55,7 @@ def test_no_program_is_run(tmp_path, monkeypatch):
     monkeypatch.setattr('subprocess.check_call', lambda *args, **kwargs: started.append(args))
     monkeypatch.setattr('subprocess.Popen', lambda *args, **kwargs: started.append(args))
     (tmp_path/'photo.jpg').write_bytes(EPS)
-    for read in READERS: message(read, tmp_path/'photo.jpg')
+    for read in READERS: message(ValueError, read, tmp_path/'photo.jpg')
     assert not started
 
 
@@ -85,7 +82,7 @@ def test_bytes_of_images(tmp_path, ending, changes):
 def test_one_oversized_image_does_not_end_everything(tmp_path):
     file = make_coco(tmp_path/'x.json')
     (tmp_path/'1.jpg').write_bytes(png_of(50_000, 50_000))
-    assert '1.jpg' in message(read_coco, file)
+    assert '1.jpg' in message(ValueError, read_coco, file)
     left = read_coco(file, drop_bad=True)
     assert [s.path.name for s in left] == ['0.jpg', '2.jpg']
 
@@ -115,23 +112,24 @@ BAD_NAMES = ['bg', '', '  ', 'a\nb', 'a\0b', '\u202ecat']
 
 @pytest.mark.parametrize('name', BAD_NAMES)
 def test_class_names_that_cannot_be(tmp_path, name):
-    assert 'x.jpg' in message(Sample, 'x.jpg', [[0, 0, 1, 1]], [name])
+    assert 'x.jpg' in message(ValueError, Sample, 'x.jpg', [[0, 0, 1, 1]], [name])
     coco = coco_dict()
     coco['categories'][0]['name'] = name
-    assert 'x.json' in message(read_coco, make_coco(tmp_path/'coco'/'x.json', coco=coco))
+    file = make_coco(tmp_path/'coco'/'x.json', coco=coco)
+    assert 'x.json' in message(ValueError, read_coco, file)
     images = [picture(tmp_path/'yolo'/'a.png')]
-    assert 'the class' in message(read_yolo, images, {0: name})
+    assert 'the class' in message(ValueError, read_yolo, images, {0: name})
 
 
 @pytest.mark.parametrize('name', ['bg', '', '  '])
 def test_class_names_of_voc_that_cannot_be(tmp_path, name):
     make_voc(tmp_path, objects=[voc_object(), voc_object(name)])
-    assert '000001.xml' in message(read_voc, tmp_path)
+    assert '000001.xml' in message(ValueError, read_voc, tmp_path)
 
 
 def test_a_class_called_bg_no_longer_deletes_the_others(tmp_path):
     make_voc(tmp_path, objects=[voc_object('bg'), voc_object('cat')])
-    said = message(read_voc, tmp_path)
+    said = message(ValueError, read_voc, tmp_path)
     for piece in ('000001.xml', 'object 1', "'bg'", 'rename'): assert piece in said
 
 
@@ -168,7 +166,7 @@ def test_entries_of_coco_that_are_none(tmp_path, part, entry, said):
     coco[part][1] = {**old, **entry} if isinstance(entry, dict) else entry
     file = make_coco(tmp_path/'x.json')
     file.write_text(json.dumps(coco))
-    text = message(read_coco, file)
+    text = message(ValueError, read_coco, file)
     assert 'x.json' in text
     assert said in text
 
@@ -177,7 +175,7 @@ def test_entries_of_coco_that_are_none(tmp_path, part, entry, said):
     b'[' * 200_000, b'\xff\xfe\x00', b'\xef\xbb\xbf', b'{"images": [}'])
 def test_texts_that_are_no_json(tmp_path, content):
     (tmp_path/'x.json').write_bytes(content)
-    said = message(read_coco, tmp_path/'x.json')
+    said = message(ValueError, read_coco, tmp_path/'x.json')
     for piece in ('x.json', 'not a COCO file'): assert piece in said
 
 
@@ -207,7 +205,7 @@ def test_folders_written_by_windows(tmp_path):
 def test_xml_that_is_no_annotation(tmp_path, xml, said):
     make_voc(tmp_path)
     (tmp_path/'Annotations'/'000001.xml').write_text(xml)
-    text = message(read_voc, tmp_path)
+    text = message(ValueError, read_voc, tmp_path)
     for piece in ('000001.xml', said): assert piece in text
     assert [s.path.name for s in read_voc(tmp_path, drop_bad=True)][-1] == '000002.jpg'
 
@@ -215,7 +213,7 @@ def test_xml_that_is_no_annotation(tmp_path, xml, said):
 def test_a_list_that_is_no_text(tmp_path):
     make_voc(tmp_path)
     (tmp_path/'ImageSets'/'Main'/'train.txt').write_bytes(b'000001\n\xff\n')
-    assert 'train.txt' in message(read_voc, tmp_path)
+    assert 'train.txt' in message(ValueError, read_voc, tmp_path)
 
 
 def test_an_image_listed_twice_is_read_once(tmp_path):

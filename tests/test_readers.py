@@ -8,17 +8,13 @@ import pytest
 from PIL import Image
 
 from makers import (
-    coco_dict, make_coco, make_voc, noise, picture, samples, truncate, voc_object, voc_xml
+    coco_dict, make_coco, make_voc, message, noise, picture, samples, truncate, voc_object,
+    voc_xml
 )
 from ssd_tutorial.readers import (
     IMAGE_SUFFIXES, Sample, atomic_write, check_images, image_size, load_image, pascal_2007,
     read_coco, read_voc, voc_splits
 )
-
-
-def message(error, function, *args, **kwargs):
-    with pytest.raises(error) as e: function(*args, **kwargs)
-    return str(e.value)
 
 
 def names(samples): return [s.path.name for s in samples]

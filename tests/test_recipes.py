@@ -287,6 +287,8 @@ def test_a_recipe_is_all_that_a_training_needs(shapes16):
 
 def test_numpy_s_numbers_become_plain_ones():
     "Those of a checkpoint could not be read back otherwise."
-    recipe = small('ssd', lr=np.float64(1e-3), epochs=np.int64(3))
-    assert (type(recipe.lr), type(recipe.epochs)) == (float, int)
-    assert recipe == small('ssd', lr=1e-3, epochs=3)
+    given = dict(epochs=np.int64(3), workers=np.int64(0))
+    recipe = small('ssd', lr=np.float64(1e-3), **given)
+    assert type(recipe.lr) is float
+    for name in given: assert type(getattr(recipe, name)) is int
+    assert recipe == small('ssd', lr=1e-3, epochs=3, workers=0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ssd_tutorial import runs
+from ssd_tutorial.loss import MultiBoxLoss
 from ssd_tutorial.predict import Detector
 from ssd_tutorial.recipes import preset
 from ssd_tutorial.runs import LAST, RUN_FILES, resume_training, train_detector
@@ -56,15 +57,14 @@ def assert_the_same(run, whole):
 class Dies(Exception): pass
 
 
-def dying(monkeypatch, step, error=Dies):
+def dying(monkeypatch, step):
     "Let the `step`-th step of a training die, whichever epoch it belongs to."
-    from ssd_tutorial.loss import MultiBoxLoss
     forward = MultiBoxLoss.forward
     steps = []
 
     def count(self, *args):
         steps.append(1)
-        if len(steps) == step: raise error
+        if len(steps) == step: raise Dies
         return forward(self, *args)
 
     monkeypatch.setattr(MultiBoxLoss, 'forward', count)
