@@ -21,6 +21,11 @@ def message(error, function, *args, **kwargs):
     return str(e.value)
 
 
+def lenient(read, *args):
+    "What a reader gives that leaves out what is faulty; it has to say so."
+    with pytest.warns(UserWarning, match='left out'): return read(*args, drop_bad=True)
+
+
 def picture(path, size=(64, 48), color=(120, 130, 140), mode='RGB', **save):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new('RGB', size, color).convert(mode).save(path, **save)
@@ -73,6 +78,13 @@ def voc_object(name='cat', box=(5, 5, 30, 30), bndbox=None, extra=EXTRA):
 
 def voc_xml(filename, *objects):
     return f'<annotation><filename>{filename}</filename>{"".join(objects)}</annotation>'
+
+
+def sized(size, *objects, name='x.png'):
+    "An annotation that states the size of its image."
+    width, height = size
+    text = f'<size><width>{width}</width><height>{height}</height></size>'
+    return voc_xml(name, text, *objects)
 
 
 def make_voc(root, stems=('000001', '000002', '000003', '000004'), lists=None, objects=None,

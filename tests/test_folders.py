@@ -7,7 +7,7 @@ import warnings
 import pytest
 from PIL import Image
 
-from makers import coco_dict, make_coco, make_voc, picture, voc_object, voc_xml
+from makers import coco_dict, lenient, make_coco, make_voc, picture, sized, voc_object, voc_xml
 from ssd_tutorial.folders import read_folder, split_of
 from ssd_tutorial.readers import load_image, read_coco, read_voc, read_yolo, walk_folders
 
@@ -204,7 +204,7 @@ def test_faults_of_all_parts_are_listed_at_once(tmp_path):
         (tmp_path/part/'01.xml').write_text(voc_xml('01.jpg', voc_object('dog', (9, 9, 5, 5))))
     with pytest.raises(ValueError) as e: read_folder(tmp_path)
     assert str(e.value).count("'dog'") == 3 and '--lenient' in str(e.value)
-    assert sizes(tmp_path, drop_bad=True) == (2, 2, 2)
+    assert lenient(sizes, tmp_path) == (2, 2, 2)
 
 
 # ---- COCO
@@ -280,8 +280,8 @@ def test_faulty_objects_are_left_out_on_demand(tmp_path):
     coco['annotations'][0]['bbox'] = [5, 5, -3, 4]
     make_coco(tmp_path/'all.json', tmp_path/'images', coco=coco)
     with pytest.raises(ValueError, match='all.json'): read_folder(tmp_path)
-    folder = read_folder(tmp_path, drop_bad=True)
-    assert sizes(tmp_path, drop_bad=True) == (8, 2, 0)
+    folder = lenient(read_folder, tmp_path)
+    assert lenient(sizes, tmp_path) == (8, 2, 0)
     assert sum(len(s.labels) for s in folder.train + folder.valid) == 9
 
 
@@ -402,7 +402,7 @@ def test_faults_of_yolo(tmp_path, fault):
     (tmp_path/'labels'/'01.txt').write_text(ROW + row)
     with pytest.raises(ValueError) as e: read_yolo(tmp_path/'images', ['cat', 'dog'])
     for piece in ['01.txt', '1 faults', 'drop_bad', *pieces]: assert piece in str(e.value)
-    kept = read_yolo(tmp_path/'images', ['cat', 'dog'], drop_bad=True)
+    kept = lenient(read_yolo, tmp_path/'images', ['cat', 'dog'])
     assert [s.labels for s in kept] == [['cat'], ['cat']]
 
 
@@ -563,12 +563,6 @@ def red_box(path):
     "Where the red pixels are in the upright image."
     red = load_image(path).getchannel('G').point(lambda v: 255 * (v < 60))
     return list(red.getbbox())
-
-
-def sized(size, *objects, name='x.png'):
-    width, height = size
-    text = f'<size><width>{width}</width><height>{height}</height></size>'
-    return voc_xml(name, text, *objects)
 
 
 @pytest.mark.parametrize('orientation', [5, 6, 7, 8])

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from makers import (
-    coco_dict, make_coco, make_voc, message, noise, picture, samples, truncate, voc_object,
-    voc_xml
-)
+    coco_dict, lenient, make_coco, make_voc, message, noise, picture, samples, truncate,
+    voc_object, voc_xml)
 from ssd_tutorial.readers import (
     IMAGE_SUFFIXES, Sample, atomic_write, check_images, image_size, load_image, pascal_2007,
     read_coco, read_voc, voc_splits
@@ -141,7 +140,7 @@ def test_voc_faults(tmp_path, fault):
     said = message(ValueError, read_voc, tmp_path)
     for piece in [*pieces, '1 faults', 'drop_bad']: assert piece in said
     assert '000002' not in said
-    left = read_voc(tmp_path, drop_bad=True)
+    left = lenient(read_voc, tmp_path)
     assert [s.labels for s in left if s.path.name == '000002.jpg'] == [['cat']]
     for s in left: assert set(s.labels) <= {'cat'}
 
@@ -153,14 +152,14 @@ def test_voc_missing_files(tmp_path, remove, pieces):
     (make_voc(tmp_path)/remove).unlink()
     said = message(ValueError, read_voc, tmp_path)
     for piece in [*pieces, 'drop_bad']: assert piece in said
-    assert names(read_voc(tmp_path, drop_bad=True)) == ['000002.jpg']
+    assert names(lenient(read_voc, tmp_path)) == ['000002.jpg']
 
 
 def test_text_named_jpg(tmp_path):
     (make_voc(tmp_path)/'JPEGImages'/'000001.jpg').write_text('not a picture')
     said = message(ValueError, read_voc, tmp_path)
     for piece in ('000001.jpg', 'not an image', 'drop_bad'): assert piece in said
-    assert names(read_voc(tmp_path, drop_bad=True)) == ['000002.jpg']
+    assert names(lenient(read_voc, tmp_path)) == ['000002.jpg']
     file = tmp_path/'JPEGImages'/'000001.jpg'
     assert '000001.jpg' in message(ValueError, load_image, file)
 
@@ -171,14 +170,14 @@ def test_all_faults_are_counted_and_ten_shown(tmp_path):
     make_voc(tmp_path, stems, dict(train=stems), objects)
     said = message(ValueError, read_voc, tmp_path)
     assert '14 faults' in said and said.count('reversed') == 10 and '4 more' in said
-    assert [s.labels for s in read_voc(tmp_path, drop_bad=True)] == [['cat']] * 14
+    assert [s.labels for s in lenient(read_voc, tmp_path)] == [['cat']] * 14
 
 
 def test_leaving_out_a_bad_object_keeps_the_flags_of_the_others(tmp_path):
     hard = '<difficult>1</difficult>'
     bad = voc_object('dog', (9, 9, 5, 5))
     make_voc(tmp_path, objects=[bad, voc_object('cat', extra=hard), voc_object('cow')])
-    s = read_voc(tmp_path, drop_bad=True)[0]
+    s = lenient(read_voc, tmp_path)[0]
     assert s.labels == ['cat', 'cow'] and s.difficult == [True, False] and len(s.boxes) == 2
 
 
@@ -277,7 +276,7 @@ def test_coco_faults(tmp_path, fault):
     file = make_coco(tmp_path/'x.json', coco=coco)
     said = message(ValueError, read_coco, file)
     for piece in ['x.json', '1 faults', 'drop_bad', *pieces]: assert piece in said
-    assert [s.labels for s in read_coco(file, drop_bad=True)] == [['cat'], [], ['cat']]
+    assert [s.labels for s in lenient(read_coco, file)] == [['cat'], [], ['cat']]
 
 
 def test_coco_missing_image(tmp_path):
@@ -285,7 +284,7 @@ def test_coco_missing_image(tmp_path):
     (tmp_path/'1.jpg').unlink()
     said = message(ValueError, read_coco, file)
     for piece in ('x.json', '1.jpg', 'no such image', 'drop_bad'): assert piece in said
-    assert names(read_coco(file, drop_bad=True)) == ['0.jpg', '2.jpg']
+    assert names(lenient(read_coco, file)) == ['0.jpg', '2.jpg']
 
 
 @pytest.mark.parametrize('part, key', [

@@ -2,15 +2,22 @@ import contextlib
 import csv
 import json
 import shutil
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fastai.callback.core import Callback
+from fastai.learner import AvgMetric
 from PIL import Image
 
 from makers import (
     coco_dict, make_coco, make_voc, noise, picture, speak_up, truncate, voc_object, voc_xml
 )
+from ssd_tutorial import runs
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate
@@ -140,6 +147,86 @@ def test_images_without_any_object_can_be_evaluated(tmp_path):
     assert np.isfinite(facts['valid_loss'])
 
 
+def test_metrics_say_what_they_were_made_of(coco, tmp_path):
+    train_detector(coco, tmp_path/'a', small())
+    train_detector(coco, tmp_path/'b', small(seed=1))
+    file = coco/'train.json'
+    file.write_text(file.read_text().replace('"cat"', '"cow"'))
+    valid = coco/'valid.json'
+    valid.write_text(valid.read_text().replace('"cat"', '"cow"'))
+    train_detector(coco, tmp_path/'c', small())
+    a, b, c = (facts_of(tmp_path/run) for run in 'abc')
+    assert a['versions']['torch'] == version('torch') and 'python' in a['versions']
+    assert a['digest'] == b['digest'] != c['digest']
+
+
+class Watch(Callback):
+    "Note at the end of each epoch whether a detector that loads is there."
+    order = 99
+    def __init__(self, run):
+        self.run = run
+        self.seen = []
+
+    def after_epoch(self):
+        file = self.run/'detector.pt'
+        self.seen.append(file.is_file() and Detector.load(file).vocab.names)
+
+
+@pytest.mark.parametrize('reached, saved', [
+    ([.1, .3, .2], [1, 1, 0]), ([.5, .5, .6], [1, 1, 1]), ([0, 0, .1], [0, 0, 1]),
+    ([float('nan'), .2, float('nan')], [0, 1, 0])])
+def test_the_best_detector_so_far_is_kept(tmp_path, monkeypatch, reached, saved):
+    written = []
+    monkeypatch.setattr(Detector, 'save', lambda self, path: written.append(path))
+    model = ssd_model('resnet8', 2, pretrained=False)
+    best = runs._BestSoFar(tmp_path/'d.pt', Vocab(['cat']), 64)
+    rows = []
+    anchors = make_anchors(grid_sizes(model, 64))
+    best.learn = SimpleNamespace(history=SimpleNamespace(rows=rows), model=model,
+                                 loss_func=SimpleNamespace(anchors=anchors))
+    best.before_fit()
+    for value, wanted in zip(reached, saved):
+        written.clear()
+        # a call of `validate` trains nothing
+        best.after_epoch()
+        rows.append(dict(map50=value))
+        best.after_epoch()
+        assert len(written) == wanted
+
+
+def test_a_detector_is_there_while_training_goes_on(coco, tmp_path, monkeypatch):
+    watch = Watch(tmp_path/'run')
+    learner = runs.recipe_learner
+    monkeypatch.setattr(runs, 'recipe_learner', lambda *args, cbs, **kwargs: learner(
+        *args, cbs=[*cbs, watch], **kwargs))
+    monkeypatch.setattr(runs, 'MeanAP', lambda anchors: AvgMetric(map50))
+    train_detector(coco, tmp_path/'run', small(epochs=2))
+    assert watch.seen == [['bg', 'cat', 'dog']] * 2
+
+
+def map50(preds, boxes, labels): return torch.tensor(.5)
+
+
+def test_two_trainings_do_not_share_a_folder(coco, tmp_path, monkeypatch):
+    begun = threading.Event()
+    ends = threading.Event()
+
+    def slow(*args):
+        begun.set()
+        ends.wait(60)
+
+    monkeypatch.setattr(runs, '_train', slow)
+    first = threading.Thread(target=train_detector, args=[coco, tmp_path/'run', small()])
+    first.start()
+    assert begun.wait(60)
+    with refused('another training is writing', '--out'):
+        train_detector(coco, tmp_path/'run', small(), overwrite=True)
+    ends.set()
+    first.join()
+    train_detector(coco, tmp_path/'run', small())
+    assert names(tmp_path/'run') == []
+
+
 # ---- what is refused, and that it is refused before training
 
 @pytest.fixture
@@ -236,6 +323,24 @@ def test_an_unreadable_image_is_named_before_anything_is_written(detector, tmp_p
     before = content(tmp_path)
     with refused(*pieces): predict_files(given, detector, tmp_path/'out')
     assert content(tmp_path) == before
+
+
+def test_a_damaged_image_in_a_folder_keeps_none_of_the_others_out(detector, tmp_path, capsys):
+    for i in range(2): noise(tmp_path/'in'/f'{i}.png')
+    truncate(noise(tmp_path/'in'/'cut.jpg'))
+    facts = predict_files([tmp_path/'in'], detector, tmp_path/'out')
+    assert [Path(f['image']).name for f in facts] == ['0.png', '1.png']
+    said = capsys.readouterr().out
+    assert '1 images cannot be read and are left out' in said and 'cut.jpg' in said
+    for name in ('0.png', '1.png'): truncate(tmp_path/'in'/name)
+    with refused('3 of 3'): predict_files([tmp_path/'in'], detector, tmp_path/'none')
+
+
+def test_names_as_long_as_systems_allow(detector, tmp_path):
+    files = [noise(tmp_path/f'{letter * 250}.png') for letter in 'ab']
+    files.append(noise(tmp_path/('ä' * 120 + '.png')))
+    written = [f['annotated'] for f in predict_files(files, detector, tmp_path/'out')]
+    assert sorted([*written, 'detections.json']) == names(tmp_path/'out')
 
 
 @pytest.mark.parametrize('name, piece', [

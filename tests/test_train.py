@@ -299,7 +299,7 @@ def test_float16_trains_with_the_library_s_callback(shapes16, loss, monkeypatch)
     seen = []
     monkeypatch.setattr(fp16, 'autocast', lambda device, **kw: torch.autocast('cpu', **kw))
     monkeypatch.setattr(fp16, 'GradScaler', lambda device, **kw: torch.GradScaler('cpu', **kw))
-    learn = learner(shapes16[:8], shapes16[8:], loss=loss, dtype=torch.float16)
+    learn = learner(shapes16[:4], shapes16[4:6], bs=2, loss=loss, dtype=torch.float16)
     before = [p.detach().clone() for p in learn.model.parameters()]
     learn.model[0].register_forward_hook(
         lambda module, args, out: seen.append((out if loss is SSDLoss else out[-1]).dtype))
