@@ -74,5 +74,7 @@ def box_fault(box, # four numbers: left, top, right, bottom in pixels
     # one pixel over the edge is rounding
     elif min(x1, y1) < -1 or x2 > width + 1 or y2 > height + 1:
         fault = f'leaves the {width:g}x{height:g} image'
+    elif min(x2, width) <= max(x1, 0) or min(y2, height) <= max(y1, 0):
+        fault = f'has no area inside the {width:g}x{height:g} image'
     else: return ''
     return f'({x1:g}, {y1:g}, {x2:g}, {y2:g}) {fault}'

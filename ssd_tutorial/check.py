@@ -383,17 +383,16 @@ def _in_turn(problems):
     rounds = max(map(len, kinds.values()), default=0)
     return [ps[i] for i in range(rounds) for ps in kinds.values() if i < len(ps)]
 
-def _show_problem(ax, problem):
-    "The image of a problem, with its box if it has one."
+def _show_problem(ax, problem, said):
+    "The image of a problem, with its box if it has one; above it what is said."
     ax.axis('off')
     try: show_image(load_image(problem.image), ax)
     except (FileNotFoundError, ValueError):
         ax.text(.5, .5, 'cannot be read', ha='center', transform=ax.transAxes)
     if problem.box is not None and np.isfinite(problem.box).all():
         draw_rect(ax, problem.box, 'red')
-    said = textwrap.fill(f'{Path(problem.image).name}: {problem.problem}', 30)
-    ax.set_title('\n'.join([problem.kind, *said.splitlines()[:3]]), fontsize=8,
-                 parse_math=False)
+    lines = textwrap.wrap(f'{Path(problem.image).name}: {said}', 30)[:3]
+    ax.set_title('\n'.join([problem.kind, *lines]), fontsize=8, parse_math=False)
 
 # %% ../nbs/15_check.ipynb #15c00151
 @patch
@@ -406,7 +405,7 @@ def show(self: Checkup,
     nrows = max(1, -(-len(chosen) // ncols))
     fig, axs = plt.subplots(nrows, ncols, figsize=(2.6 * ncols, 3.2 * nrows), squeeze=False)
     for ax in axs.flat: ax.axis('off')
-    for ax, problem in zip(axs.flat, chosen): _show_problem(ax, problem)
+    for ax, p in zip(axs.flat, chosen): _show_problem(ax, p, self.short(p.problem))
     fig.tight_layout(pad=.6)
     return fig
 

@@ -212,5 +212,6 @@ def fit_recipe(learn: Learner, # from `recipe_learner`
     done = len(learn.history.rows) - before
     # a callback that stops early is no error
     if learn.history.broken:
-        raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {done}; '
+        raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {done} '
+                         f'({learn.finite_loss.found}); '
                          f'try a lower one, such as {min(recipe.lr / 10, 1e-3):g}')

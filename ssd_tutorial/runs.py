@@ -29,6 +29,7 @@ from .readers import (IMAGE_SUFFIXES, PASCAL_CLASSES, PASCAL_SHORT, atomic_write
                                   with_suffix)
 from .recipes import Recipe, fit_recipe, recipe_learner
 from .shapes import make_shapes
+from .show import show_batch
 from .train import Checkpoint, load_checkpoint, read_checkpoint
 
 # after `train`, which imports fastai without its warnings
@@ -122,7 +123,7 @@ def _own_folder(out, overwrite):
 
 def _clear(out):
     "Remove the files of another run, and what is left of writing that was killed."
-    names = *RUN_FILES, LAST
+    names = *RUN_FILES, LAST, 'broken.png', 'broken.pt'
     parts = [p for name in names for p in out.glob(f'.part-*-{name}')]
     for file in [*parts, *(out/name for name in names)]: file.unlink(missing_ok=True)
 
@@ -202,6 +203,18 @@ def resume_training(out # folder of a run that was interrupted
         recipe = Recipe(**begin['recipe'])
         return _train(begin['data'], Path(out), recipe, begin['drop_bad'], begin)
 
+# %% ../nbs/16_runs.ipynb #624783f0
+def _save_broken(learn, vocab, out):
+    "The batch whose loss was not finite: a picture, and a file for `torch.load`."
+    # to go on would end in the same way
+    (out/LAST).unlink(missing_ok=True)
+    found = learn.finite_loss.found
+    batch = [t.cpu() for t in found.batch]
+    show_batch([torch.nan_to_num(t) for t in batch], vocab, n=16)
+    with atomic_write(out/'broken.png') as part: plt.savefig(part, dpi=80)
+    plt.close()
+    with atomic_write(out/'broken.pt') as part: torch.save(batch, part)
+
 # %% ../nbs/16_runs.ipynb #624783fd
 def _train(data, out, recipe, drop_bad, begin=None):
     start = time.time()
@@ -222,8 +235,7 @@ def _train(data, out, recipe, drop_bad, begin=None):
     else: _clear(out)
     try: fit_recipe(learn, recipe, done)
     except ValueError:
-        # to go on would end in the same way
-        if learn.history.broken: (out/LAST).unlink(missing_ok=True)
+        if learn.history.broken: _save_broken(learn, vocab, out)
         raise
     return _judge(learn, recipe, folder, vocab, data, out, start)
 

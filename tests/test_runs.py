@@ -281,8 +281,15 @@ def test_out_is_a_file(coco, tmp_path, no_training):
 
 
 def test_a_loss_that_is_not_finite_writes_no_detector(coco, tmp_path):
-    with refused('lr'): train_detector(coco, tmp_path/'run', small(lr=1e30, epochs=3))
-    assert not (tmp_path/'run'/'detector.pt').exists()
+    with refused('lr 1e+30', 'class_loss', 'images [0, 1, 2, 3]', 'result of ', 'try a lower'):
+        train_detector(coco, tmp_path/'run', small(lr=1e30, epochs=3))
+    found = set(names(tmp_path/'run'))
+    assert {'broken.pt', 'broken.png'} <= found <= {'broken.pt', 'broken.png', 'history.csv'}
+    images, boxes, labels = torch.load(tmp_path/'run'/'broken.pt')
+    assert len(images) == len(boxes) == len(labels) == 4 and images.isfinite().all()
+    # gone with the next run
+    train_detector(coco, tmp_path/'run', small(), overwrite=True)
+    assert names(tmp_path/'run') == FILES
 
 
 # ---- prediction

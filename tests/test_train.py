@@ -1,10 +1,13 @@
 import csv
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from fastai.callback import fp16
 from fastai.callback.core import Callback, CancelBatchException
 from fastai.learner import AvgMetric
+from fastai.optimizer import Adam, OptimWrapper
 from torch import nn
 
 from makers import samples
@@ -15,7 +18,9 @@ from ssd_tutorial.data import ObjectDataset, Vocab, ssd_dataloaders
 from ssd_tutorial.loss import MultiBoxLoss, SSDLoss
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.shapes import SHAPES
-from ssd_tutorial.train import BFloat16, FullBatchLoss, History, loss_terms, ssd_learner
+from ssd_tutorial.train import (
+    BFloat16, FullBatchLoss, History, find_break, loss_terms, overfit_check, ssd_learner
+)
 
 SIZE = 64
 VOCAB = Vocab(SHAPES)
@@ -167,6 +172,82 @@ def test_a_loss_that_is_not_finite_stops_training(shapes16, bad):
     loss = Breaks(make_anchors(grids=(2,)), len(VOCAB))
     learn = learner(shapes16[:12], shapes16[12:], bs=2, loss=loss)
     assert fit(learn, 2, 1e-3) == [] and loss.n == 2 and learn.history.broken
+
+
+@pytest.mark.parametrize('loss', [SSDLoss, MultiBoxLoss])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_broken_batch_leaves_the_weights_alone(shapes16, loss, dtype):
+    "What broke is found in the state that broke it, and named."
+    learn = learner(shapes16[:12], shapes16[12:], loss=loss, dtype=dtype)
+    weights = [p.detach().clone() for p in learn.model.parameters()]
+    terms = learn.loss_func.terms
+    learn.loss_func.terms = lambda *args: (terms(*args)[0] * float('inf'), terms(*args)[1])
+    assert fit(learn, 2, 1e-3) == []
+    found = learn.finite_loss.found
+    assert found.layer == '' and found.rows == [0, 1, 2, 3]
+    assert found.terms['class_loss'] == float('inf') and np.isfinite(found.terms['box_loss'])
+    for a, b in zip(weights, learn.model.parameters()): assert torch.equal(a, b)
+    assert 'class_loss inf' in repr(found) and 'none, in 32 bits' in repr(found)
+
+
+def test_the_layer_that_breaks_first_is_named(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:])
+    batch = next(iter(learn.dls.train))
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    good = find_break(learn.model, learn.loss_func, batch)
+    assert good.layer == '' and good.rows == []
+    # nothing stays: statistics of batch norm, hooks
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+    layers = [m for m in learn.model.modules() if not [*m.children()]]
+    assert not any(m._forward_hooks for m in layers)
+    names = [n for n, m in learn.model.named_modules() if isinstance(m, nn.Conv2d)]
+    conv = learn.model.get_submodule(names[2])
+    conv.register_forward_hook(lambda module, args, out: out * float('nan'))
+    found = find_break(learn.model, learn.loss_func, batch)
+    assert found.layer == f'result of {names[2]} (Conv2d)'
+    with torch.no_grad(): conv.weight[0, 0, 0, 0] = float('inf')
+    found = find_break(learn.model, learn.loss_func, batch)
+    assert found.layer == f'weights of {names[2]}.weight'
+
+
+def test_one_bad_image_of_a_batch_is_named(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:])
+    # batch norm would carry it to all of them
+    images, boxes, labels = next(iter(learn.dls.train))
+    images[2] = float('nan')
+    learn.model.eval()
+    assert find_break(learn.model, learn.loss_func, (images, boxes, labels)).rows == [2]
+
+
+@pytest.mark.parametrize('opt', ['plain', 'fastai'])
+def test_other_optimisers_stop_too(shapes16, opt):
+    learn = learner(shapes16[:8], shapes16[8:])
+    learn.opt_func = Adam if opt == 'fastai' else partial(OptimWrapper, opt=torch.optim.SGD)
+    learn.create_opt()
+    assert fit(learn, 3, 1e30) == [] and learn.history.broken and learn.finite_loss.found.layer
+
+
+# ---- four images by heart
+
+def test_a_sound_learner_learns_four_images_by_heart(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:], loss=MultiBoxLoss)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    check = overfit_check(learn, steps=60)
+    assert check.faults == [] and 'all is well' in repr(check) and len(check.losses) == 60
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items())
+    assert learn.history.rows == []
+
+
+def test_what_is_not_learnt_is_named(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:], loss=MultiBoxLoss)
+    check = overfit_check(learn, steps=20, lr=1e-9)
+    assert len(check.faults) == 2 and 'class_loss hardly falls' in repr(check)
+
+
+def test_a_frozen_head_is_named(shapes16):
+    learn = learner(shapes16[:8], shapes16[8:])
+    for p in learn.model.parameters(): p.requires_grad_(False)
+    with pytest.raises(ValueError, match='unfreeze'): overfit_check(learn)
 
 
 def test_wrong_anchors_are_refused_before_the_first_step(shapes16):

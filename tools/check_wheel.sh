@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install the wheel into a fresh environment with the newest fastai and fastcore, without the development extra,
-# and run tests/ from a folder where the sources are not seen. Then the sdist: it must build and import.
+# and run the tests of the sdist from a folder where the sources are not seen. Then the sdist: it must build and import.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$PWD/.venv-wheel
@@ -11,8 +11,8 @@ pip install dist/*.whl pytest hypothesis
 bash tools/check_opencv.sh "$venv/bin/python"
 away=$(mktemp -d)
 trap 'rm -rf "$away" "$venv"' EXIT
-cp -r tests "$away/tests"
-cp pyproject.toml "$away"
+tar --extract --gzip --file dist/*.tar.gz --directory "$away" --strip-components 1
+rm -r "$away/ssd_tutorial" # the wheel's is meant
 (cd "$away" && "$venv/bin/python" -m pytest)
 pip uninstall --yes ssd-tutorial
 pip install --no-deps dist/*.tar.gz
