@@ -3,13 +3,13 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
 
-.PHONY: demo test notebooks docs docs-serve export check readme lint wheel clean
+.PHONY: demo test test-lowest fuzz coverage notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo --overwrite
 
 test: .venv/dev docs  ## every chapter and every test, two at a time with one thread each
-	OMP_NUM_THREADS=1 .venv/bin/nbdev_test --n_workers 2
+	OMP_NUM_THREADS=1 .venv/bin/nbdev-test --n-workers 2
 	$(PY) -m pytest -n 2 --dist worksteal
 
 runs/demo/detector.pt:
@@ -17,7 +17,7 @@ runs/demo/detector.pt:
 
 notebooks: .venv/dev runs/demo/detector.pt  ## run all chapters in place and keep their outputs
 	$(PY) tools/run_notebooks.py $(CHAPTERS)
-	.venv/bin/nbdev_clean
+	.venv/bin/nbdev-clean
 
 # Sphinx reads _proc/site, where docs/conf.py puts the notebooks and the API pages together
 SPHINX := -W --keep-going -c docs -d _proc/doctrees _proc/site _docs
@@ -31,8 +31,8 @@ docs-serve: .venv/dev  ## the site on http://127.0.0.1:8000, built again on ever
 	.venv/bin/sphinx-autobuild --watch nbs --watch docs --watch ssd_tutorial --ignore _proc $(SPHINX)
 
 export: .venv/dev  ## notebooks to modules
-	.venv/bin/nbdev_clean
-	.venv/bin/nbdev_export
+	.venv/bin/nbdev-clean
+	.venv/bin/nbdev-export
 
 check: export readme  ## notebooks, modules and README agree
 	git diff --exit-code -- nbs ssd_tutorial README.md docs
@@ -44,13 +44,24 @@ readme: .venv/dev  ## README.md from nbs/index.ipynb
 lint: .venv/dev
 	.venv/bin/ruff check .
 
+test-lowest:  ## the tests on the lowest versions that settings.ini allows, in .venv-lowest
+	bash tools/test_lowest.sh
+
+fuzz: .venv/dev  ## ten thousand damaged files and random numbers for each reader, loss and so on
+	FUZZ=10000 $(PY) -m pytest -n 2 tests/test_fuzz.py
+
+coverage: .venv/dev docs  ## lines of the package that notebooks and tests run
+	rm -f .coverage
+	OMP_NUM_THREADS=1 $(PY) -m coverage run --source ssd_tutorial .venv/bin/nbdev-test --n-workers 0
+	$(PY) -m pytest -n 2 --cov ssd_tutorial --cov-append --cov-report term
+
 wheel: .venv/dev  ## build wheel and sdist; both must work in a fresh environment
 	rm -rf dist build
 	$(PY) -m build --quiet
 	bash tools/check_wheel.sh
 
 clean:
-	rm -rf .venv .venv-wheel build dist runs _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis ssd_tutorial/__pycache__
+	rm -rf .venv .venv-wheel build dist runs _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .venv-lowest ssd_tutorial/__pycache__
 
 # Installed once, again when the packaging changes. An interrupted install leaves no stamp and is repeated.
 .venv/bin/python:

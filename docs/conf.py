@@ -57,7 +57,7 @@ html_context = {"default_mode": "auto"}
 html_theme_options = {
     "repository_url": cfg["git_url"],
     "repository_branch": cfg["branch"],
-    "path_to_docs": cfg["nbs_path"],
+    "path_to_docs": "nbs",
     "use_repository_button": True,
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     "navbar_start": [], "navbar_center": [], "navbar_end": [], "navbar_persistent": [],

@@ -44,6 +44,7 @@ tutorials/*
 :caption: Reference
 glossary
 differences
+promises
 api/index
 ```
 """

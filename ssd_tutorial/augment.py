@@ -7,7 +7,6 @@ __all__ = ['import_imgaug', 'ResizeTransform', 'ImgaugTransform', 'train_transfo
            'V2Transform']
 
 # %% ../nbs/05_augment.ipynb #0df1dc30
-#| code-fold: true
 import pickle
 
 import numpy as np
@@ -187,7 +186,6 @@ class V2Transform:
                              self.size)
 
 # %% ../nbs/05_augment.ipynb #1e1c5df6
-#| code-fold: true
 @patch
 def __getstate__(self: ImgaugTransform):
     return {**self.__dict__, 'pipeline': pickle.dumps(self.pipeline)}

@@ -210,7 +210,6 @@ def _marks(e):
     return marks
 
 # %% ../nbs/13_errors.ipynb #53fed53c
-#| code-fold: true
 _BADGE = dict(boxstyle='round,pad=.15', ec='black', lw=.5)
 
 def _number(ax, xy, i, mark, size):
@@ -238,7 +237,6 @@ def _free_place(box, taken, size, limits):
     return places[0]
 
 # %% ../nbs/13_errors.ipynb #a8126056
-#| code-fold: true
 def _draw_image(ax, e, marks, inches, size=7.5):
     "An image with numbered boxes; `inches` is the width of the axes."
     image = load_image(e.sample.path)
@@ -273,7 +271,6 @@ def _draw_list(ax, marks, inches, size=7.5):
         ax.text(.15, i - .5, text, size=size, va='center', parse_math=False)
 
 # %% ../nbs/13_errors.ipynb #95fc448d
-#| code-fold: true
 _INCHES = 2.55 # width of an image
 
 def _height(e, marks):

@@ -228,7 +228,6 @@ class MeanAP(Metric):
     def value(self): return mean_ap(pr_curves(self.rows, self.truth), 101)
 
 # %% ../nbs/12_evaluate.ipynb #382b5c4d
-#| code-fold: true
 def _cell(v):
     "Three decimals; `-` for a figure that does not exist."
     return f'{v:.3f}'.replace('nan', '-') if isinstance(v, float) else str(v)

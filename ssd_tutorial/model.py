@@ -256,7 +256,6 @@ def grid_sizes(model: SSD, # from `ssd_model`
     return tuple(x.shape[-1] for x in features)
 
 # %% ../nbs/06_model.ipynb #4a9e9e17
-#| code-fold: true
 _BF16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'} # of x86, and of ARM
 
 def _cpu_flags():

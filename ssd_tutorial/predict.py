@@ -429,7 +429,6 @@ def _rebuilt(cls, facts):
     return cls(model, anchors, vocab, facts['size']), fault
 
 # %% ../nbs/11_predict.ipynb #91ac7305
-#| code-fold: true
 class _ImageToObjects(nn.Module):
     "The whole detector as one module, for an image `(1,3,S,S)` in [0,1]."
     def __init__(self, detector, nms_thresh, across_thresh):
@@ -451,7 +450,6 @@ class _ImageToObjects(nn.Module):
         return suppress_across_classes(*per_class, self.across_thresh)
 
 # %% ../nbs/11_predict.ipynb #0b3b949c
-#| code-fold: true
 @patch
 def to_onnx(self: Detector,
             path, # file to write, such as detector.onnx

@@ -47,6 +47,8 @@ def _drawn(data, out, drop_bad, seed):
 def _checked(data, drop_bad, seed):
     "The `Folder` of what can be trained on. Raises `ValueError` for what must be mended."
     checkup = check_dataset(data, seed)
+    # boxes in another convention are all wrong, also those that look possible
+    if any(p.kind == 'convention' for p in checkup.must): drop_bad = False
     if checkup.must and not drop_bad:
         raise ValueError(
             f'{data}: {len(checkup.must)} problems must be mended:{listed(checkup.must)}'
@@ -222,7 +224,7 @@ def _train(data, out, recipe, drop_bad, begin=None):
     now = _begin(data, drop_bad, recipe, folder.train + folder.valid)
     if begin not in (None, now):
         raise ValueError(f'{data}: the data are not those that the training in {out} began '
-                         'with; bring them back, or begin anew with --overwrite')
+                         'with; bring them back, or begin anew, with --overwrite')
     print(folder)
     print(recipe)
     learn = recipe_learner(folder.train, folder.valid, vocab, recipe, out/'history.csv',

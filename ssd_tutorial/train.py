@@ -234,7 +234,7 @@ def ssd_learner(dls: Loaders, # from `ssd_dataloaders`
 # %% ../nbs/09_train.ipynb #0f170002
 # what keeps a term from falling
 HINTS = dict(
-    class_loss='are labels and images those of each other, and is lr neither 0 nor too high?',
+    class_loss='is lr neither 0 nor too high, and are the right weights free?',
     box_loss='do boxes lie in [0,1], as x1, y1, x2, y2, and do the anchors fit them?')
 
 @dataclass(repr=False)

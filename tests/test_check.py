@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 from makers import (
     coco_dict, lenient, make_coco, make_voc, noise, sized, truncate, voc_object, voc_xml
 )
+from ssd_tutorial import check
 from ssd_tutorial.check import Problem, check_dataset, fix_dataset
 from ssd_tutorial.folders import read_folder
 from ssd_tutorial.readers import Sample
@@ -37,7 +38,7 @@ def test_nothing_is_wrong_with_a_good_folder(tmp_path):
     checkup = check_dataset(photographs(tmp_path/'set'))
     assert checkup.problems == [] and checkup.must == []
     assert len(checkup.folder.samples) == 24
-    assert 'set: 24 readable images; 0 problems must be mended' in repr(checkup)
+    assert 'set: 24 usable images; 0 problems must be mended' in repr(checkup)
 
 
 # what is done to a good folder -> the kind of the problem, and pieces of what is said
@@ -171,6 +172,44 @@ def test_boxes_in_another_convention(tmp_path, written):
     piece = dict(xywh='x, y, width, height instead', corners='two corners instead of x',
                  shares='like shares')[written]
     assert len(said) == 1 and piece in said[0]
+
+
+def test_objects_keep_the_numbers_of_their_file(tmp_path):
+    root = photographs(tmp_path/'set')
+    cat = voc_object(box=(9, 9, 50, 50))
+    xml(root, REVERSED, cat, REVERSED, voc_object('dog', (60, 9, 80, 50)), cat)
+    found = {p.kind: p for p in check_dataset(root).problems if p.kind != 'rare'}
+    assert found['doubled'].object == "object 5 ('cat')"
+    assert "object 2 ('cat')" in found['doubled'].problem
+
+
+@pytest.mark.parametrize('places', [('train', 'train', 'valid'), ('train', 'valid', 'valid'),
+                                    ('test', 'train', 'valid'), ('train', 'train', 'train')])
+def test_of_three_copies_one_stays(tmp_path, places):
+    root = parts(tmp_path/'set')
+    one = noise(tmp_path/'one.png', (96, 64), seed=999)
+    for i, name in enumerate(places): shutil.copy(one, root/name/f'{3 + i:02}.png')
+    fix_dataset(check_dataset(root), tmp_path/'out')
+    left = {name: len(s) for name, s in read_folder(tmp_path/'out').parts.items()}
+    assert sum(left.values()) == 34
+    first = min(places, key=('test', 'valid', 'train').index)
+    assert left[first] == 12 - places.count(first) + 1
+
+
+def test_ten_thousand_times_the_same_image_is_no_disaster():
+    "A film in front of a wall: one partner is enough for each."
+    bits = np.zeros((10_000, 64), dtype=bool)
+    alike = check._look_alikes(bits, np.arange(10_000) % 2)
+    assert len(alike) == 9_999 and set(alike.values()) <= {0, 1}
+
+
+def test_boxes_in_another_convention_cannot_be_left_out(tmp_path):
+    stems = [f'{i:02}' for i in range(24)]
+    xywh = voc_object(box=(50, 30, 20, 25))
+    root = make_voc(tmp_path/'set', stems, dict(train=stems), [xywh], size=(96, 64))
+    with pytest.raises(ValueError, match='x, y, width, height instead.*convert them'):
+        fix_dataset(check_dataset(root), tmp_path/'out')
+    assert not (tmp_path/'out').exists()
 
 
 def test_what_is_left_agrees_with_a_lenient_reader(tmp_path):

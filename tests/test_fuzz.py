@@ -2,6 +2,7 @@
 
 Some cases here, FUZZ=10000 of each by `make fuzz`, which notes what was run in docs/fuzz.json.
 """
+import functools
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -38,17 +40,34 @@ fuzz = settings(max_examples=CASES, deadline=timedelta(seconds=10), database=Non
                 suppress_health_check=list(HealthCheck))
 
 
+tried = []
+
+
+def counted(run):
+    "Count the cases that are tried."
+    @functools.wraps(run)
+    def case(*args, **kwargs):
+        tried.append(1)
+        run(*args, **kwargs)
+    return case
+
+
 @pytest.fixture(autouse=True)
 def noted(request):
-    "With FUZZ: how many cases were tried, and how long it took."
+    "With FUZZ: how many cases were tried, and whether one failed."
+    tried.clear()
     start = time.time()
+    before = request.session.testsfailed
     yield
     if 'FUZZ' not in os.environ: return
-    notes = json.loads(NOTES.read_text()) if NOTES.is_file() else {}
-    said = request.function.__doc__ or request.node.name
-    name = request.node.name.removeprefix('test_')
-    notes[name] = dict(what=said, cases=CASES, seconds=round(time.time() - start))
-    NOTES.write_text(json.dumps(notes, indent=1) + '\n')
+    note = dict(what=request.function.__doc__, cases=len(tried),
+                failed=request.session.testsfailed - before,
+                seconds=round(time.time() - start, 1))
+    # several processes may test at once
+    with FileLock(NOTES.with_suffix('.lock')):
+        notes = json.loads(NOTES.read_text()) if NOTES.is_file() else {}
+        notes[request.node.name.removeprefix('test_')] = note
+        NOTES.write_text(json.dumps(notes, indent=1, sort_keys=True) + '\n')
 
 
 @st.composite
@@ -104,6 +123,7 @@ def test_bytes_of_xml(voc):
 
     @fuzz
     @given(damaged(content))
+    @counted
     def run(changed):
         file.write_bytes(changed)
         read_or_refuse(read_voc, voc)
@@ -140,6 +160,7 @@ def test_structure_of_xml(voc):
 
     @fuzz
     @given(st.lists(TREES, max_size=4), TEXTS.map(escaped), NUMBERS)
+    @counted
     def run(trees, name, numbers):
         box = ''.join(f'<{t}>{v}</{t}>' for t, v in zip(CORNERS, numbers))
         known = f'<object><name>{name}</name><bndbox>{box}</bndbox></object>'
@@ -162,6 +183,7 @@ def test_bytes_of_json(coco):
 
     @fuzz
     @given(damaged(content))
+    @counted
     def run(changed):
         coco.write_bytes(changed)
         read_or_refuse(read_coco, coco)
@@ -193,6 +215,7 @@ def test_structure_of_json(coco):
 
     @fuzz
     @given(st.lists(st.tuples(st.sampled_from(every), VALUES), min_size=1, max_size=3))
+    @counted
     def run(changes):
         whole = json.loads(content)
         for path, value in changes:
@@ -218,6 +241,7 @@ def test_bytes_of_yolo_rows(tmp_path_factory):
 
     @fuzz
     @given(damaged(rows))
+    @counted
     def run(changed):
         (folder/'a.txt').write_bytes(changed)
         read_or_refuse(read_yolo, folder)
@@ -236,6 +260,7 @@ def test_bytes_of_images(tmp_path, kind):
 
     @settings(fuzz, max_examples=max(10, CASES // 6))
     @given(damaged(stored.getvalue()))
+    @counted
     def run(changed):
         file.write_bytes(changed)
         for look in (image_size, load_image):
@@ -264,6 +289,7 @@ def test_bytes_of_a_detector(tmp_path):
 
     @settings(fuzz, max_examples=max(10, CASES // 4))
     @given(ends, st.binary(min_size=1, max_size=12), st.booleans())
+    @counted
     def run(at, new, cut):
         changed = content[:at] + (b'' if cut else new + content[at + len(new):])
         file.write_bytes(changed)
@@ -289,6 +315,7 @@ def test_boxes_through_augmentation(name):
 
     @settings(fuzz, max_examples=max(10, CASES // 4))
     @given(SIDES, SIDES, st.integers(0, 5), st.integers(0, 2**32 - 1))
+    @counted
     def run(w, h, n, seed):
         rng = np.random.default_rng(seed)
         ends = np.sort(rng.uniform(0, 1, (n, 2, 2)), axis=1)
@@ -330,6 +357,7 @@ def test_batches_through_the_loss(name):
     @settings(fuzz, max_examples=max(10, CASES // len(LOSSES)))
     @given(st.integers(1, 4), st.integers(1, 6), st.sampled_from([.1, 1., 10., 100.]),
            st.integers(0, 2**32 - 1))
+    @counted
     def run(b, m, scale, seed):
         generator = torch.Generator().manual_seed(seed)
 

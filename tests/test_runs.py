@@ -258,6 +258,14 @@ def test_faulty_objects(voc, tmp_path):
     assert facts_of(tmp_path/'run')['classes'] == ['cat']
 
 
+def test_boxes_in_another_convention_are_never_left_out(tmp_path, no_training):
+    stems = [f'{i:02}' for i in range(12)]
+    root = make_voc(tmp_path/'set', stems, {}, [voc_object(box=(50, 30, 20, 25))], (96, 64))
+    for lenient in (False, True):
+        with refused('x, y, width, height instead of two corners'):
+            train_detector(root, tmp_path/'run', small(), drop_bad=lenient)
+
+
 @pytest.mark.parametrize('content, piece', [
     ('nowhere', 'no such folder'), ('empty', 'neither a Pascal VOC tree'),
     ('images', 'neither a Pascal VOC tree'), ('json', "found ['notes.json']"),
