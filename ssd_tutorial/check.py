@@ -23,8 +23,8 @@ from .boxes import box_iou
 from .folders import (Annotations, Folder, divided, find_annotations,
                                   part_files)
 from .readers import (CONTRADICTIONS, IMAGE_SUFFIXES, Annotated, Sample,
-                                  atomic_write, image_size, load_image, open_image, to_rgb,
-                                  walk_folders, with_suffix, without_faulty)
+                                  atomic_write, file_key, image_size, load_image, open_image,
+                                  to_rgb, walk_folders, with_suffix, without_faulty)
 from .show import draw_rect, show_image
 
 # %% ../nbs/15_check.ipynb #15c00012
@@ -72,7 +72,8 @@ class Problem:
         return ': '.join(str(part) for part in (self.file, self.object, self.problem) if part)
 
 # %% ../nbs/15_check.ipynb #15c00015
-_OBJECT = re.compile(r"(object \d+(?: \('.*?'\))?|row \d+|annotation \S+|entry \d+ of \w+):? ")
+_NAME = r"""\((?:'.*?'|".*?")\)"""
+_OBJECT = re.compile(rf'(object \d+(?: {_NAME})?|row \d+|annotation \S+|entry \d+ of \w+):? ')
 
 def _from_fault(kind, file, text, sample=None):
     "A `Problem` from what a reader says, perhaps of an object of a sample."
@@ -214,7 +215,7 @@ def _convention_problem(root, boxes, sizes):
     if (boxes <= 1.01).all() and sizes.min() > 16:
         return Problem('convention', root, 'all boxes look like shares, not like pixels')
     bad = ~_possible(boxes, sizes)
-    if bad.mean() < .5: return None
+    if bad.mean() < .2: return None
     for what, meant in _MEANT.items():
         if _possible(meant(boxes), sizes).mean() < .98: continue
         text = f'{bad.sum()} of {len(boxes)} boxes cannot be; all look like {what}'
@@ -250,51 +251,56 @@ def _counted(kind, files, text):
     return [Problem(kind, d, f'{len(inside)} {text}, the first {Path(inside[0]).name}')
             for d, inside in sorted(folders.items())]
 
-def _unused_files(root, known):
-    "Images that no annotation is about; `known`: files that are used, by their real place."
-    files = [f for _, inside in walk_folders(root) for f in inside]
-    images = [f for f in with_suffix(files, IMAGE_SUFFIXES) if os.path.realpath(f) not in known]
-    return _counted('unannotated', images, 'images have no usable annotation')
-
-# %% ../nbs/15_check.ipynb #15c00042
-def _numbers(sample, wrong):
-    "Numbers of the objects that are not wrong, in the file, where all are counted."
-    faulty = {p.object for p in wrong}
-    names = [f'object {i} ({label!r})' for i, label in enumerate(sample.labels, 1)]
-    return [i for i, name in enumerate(names, 1) if name not in faulty]
+def _unused_files(found, looks):
+    "Images that no annotation is about, be it one that cannot be used."
+    used = {os.path.realpath(p) for p in looks}
+    # XML files are called as their images, and for YOLO they are the images
+    named = {file_key(Path(f).stem) for files in found.parts.values() for f in files}
+    files = [f for _, inside in walk_folders(found.root) for f in inside]
+    images = [f for f in with_suffix(files, IMAGE_SUFFIXES)
+              if os.path.realpath(f) not in used and file_key(f.stem) not in named]
+    return _counted('unannotated', images, 'images have no annotation')
 
 # %% ../nbs/15_check.ipynb #15c00242
 class _Part:
     "The samples of a part, and what is wrong with them."
     def __init__(self, gather, files):
+        self.told = bool(files)    # is there such a part at all?
         self.samples = []
         self.problems = []
         self.boxes = []    # as they were written, each with the size of its image
         self.empty = []    # images that were said to show nothing
-        annotated = []
-        faults = []
-        try: annotated, faults = gather(files) if files else ([], [])
+        if not files: return
+        try: annotated, faults = gather(files)
         except (FileNotFoundError, ValueError) as e:
             self.problems.append(Problem('annotation', files[0], str(e)))
-        self.problems += [_from_fault('annotation', f.file, f.text) for f in faults]
-        for a in annotated: self._hold(a)
-
-    def _hold(self, a):
-        "Hold an annotation against its image."
-        kept, texts, done = without_faulty(a.sample, a.stated)
-        if kept is None:
-            self.problems.append(Problem('image', a.source, texts[0], image=a.sample.path))
             return
-        size = image_size(kept.path)
-        self.samples.append(kept)
-        if not a.sample.labels: self.empty.append(kept.path)
-        self.boxes += [(box, size) for box in a.sample.boxes]
-        wrong = [_from_fault('box', a.source, text, a.sample) for text in texts]
-        self.problems += wrong
-        if done:
-            text = CONTRADICTIONS[done]
-            self.problems.append(Problem('size', a.source, text, image=kept.path))
-        self.problems += _box_problems(kept, a.source, size, _numbers(a.sample, wrong))
+        self.problems += [_from_fault('annotation', f.file, f.text) for f in faults]
+        for a in annotated: self.hold(a)
+
+# %% ../nbs/15_check.ipynb #15c00243
+def _contradictions(done, a):
+    "The problem of an annotation that contradicts its image, if it does."
+    if not done: return []
+    return [Problem('size', a.source, CONTRADICTIONS[done], image=a.sample.path)]
+
+@patch
+def hold(self: _Part, a):
+    "Hold an annotation against its image."
+    kept, faults, done = without_faulty(a.sample, a.stated)
+    if kept is None:
+        self.problems.append(Problem('image', a.source, faults[None], image=a.sample.path))
+        return
+    size = image_size(kept.path)
+    self.samples.append(kept)
+    if not a.sample.labels: self.empty.append(kept.path)
+    self.boxes += [(box, size) for box in a.sample.boxes]
+    self.problems += [_from_fault('box', a.source, text, a.sample)
+                      for text in faults.values()]
+    self.problems += _contradictions(done, a)
+    # as in the file, where faulty objects are counted, too
+    numbers = [i + 1 for i in range(len(a.sample.labels)) if i not in faults]
+    self.problems += _box_problems(kept, a.source, size, numbers)
 
 # %% ../nbs/15_check.ipynb #15c00043
 @dataclass(repr=False)
@@ -305,12 +311,19 @@ class Checkup:
     problems: list # `Problem`s; what must be mended comes first
 
     @property
+    def stuck(self) -> list: # `Problem`s that leaving things out does not mend
+        return [p for p in self.problems if p.kind in ('convention', 'few')]
+
+    @property
     def must(self) -> list: # `Problem`s that must be mended before training
         return [p for p in self.problems if p.must]
 
     def short(self, text) -> str: # with file names from the folder on
-        inside = str(text).replace(f'{self.root}{os.sep}', '')
-        return inside.replace(str(self.root), self.root.name)
+        # old archives hold names that are not UTF-8, and could not be printed
+        text = os.fsencode(str(text)).decode(errors='replace')
+        # of a list of samples there is no folder
+        if not self.root.is_absolute(): return text
+        return text.replace(f'{self.root}{os.sep}', '').replace(str(self.root), self.root.name)
 
     def __repr__(self):
         n = len(self.must)
@@ -362,11 +375,15 @@ def check_dataset(data, # annotated folder: Pascal VOC, COCO or YOLO; or a list 
     # after the division, which is then the one that `read_folder` makes
     good = {name: _readable(part, looks) for name, part in folder.parts.items()}
     folder = replace(folder, **good)
+    for name, part in parts.items():
+        if part.told and not _readable(part.samples, looks):
+            text = f'of the images for {name} none can be used'
+            problems.append(Problem('few', found.root, text))
     part_of = {s.path: name for name, part in good.items() for s in part}
     problems += _image_problems(looks)
     problems += _pair_problems(looks, part_of)
     problems += _set_problems(found, parts.values(), folder)
-    if whole: problems += _unused_files(found.root, {os.path.realpath(p) for p in looks})
+    if whole: problems += _unused_files(found, looks)
     order = list(KINDS).index
     return Checkup(found.root, folder, sorted(problems, key=lambda p: order(p.kind)))
 
@@ -422,13 +439,14 @@ _FIRST = 'test', 'valid', 'train' # which part keeps an image that is in two
 
 def _needless_images(checkup):
     "Images of which another part, or the same one, has a copy."
-    part = {s.path: name for name, samples in checkup.folder.parts.items() for s in samples}
+    parts = checkup.folder.parts
+    # of copies in one part that with the most objects stays
+    order = {s.path: (_FIRST.index(name), -len(s.labels), str(s.path))
+             for name, samples in parts.items() for s in samples}
     groups = {}
     for p in checkup.problems:
         if p.kind in ('leak', 'copies'): groups.setdefault(p.other, [p.other]).append(p.image)
-    # the one in the first part stays
-    kept = {min(same, key=lambda path: (_FIRST.index(part[path]), str(path)))
-            for same in groups.values()}
+    kept = {min(same, key=order.get) for same in groups.values()}
     return {path for same in groups.values() for path in same} - kept
 
 def _once(sample):
@@ -441,8 +459,13 @@ def _once(sample):
 # %% ../nbs/15_check.ipynb #15c00152
 def _link(path, folder, taken):
     "A link to an image, under a name that no other image has."
-    name = path.name
-    while name.lower() in taken: name = f'{Path(name).stem}_{path.suffix}'
+    # systems allow 255 bytes
+    stem = os.fsencode(path.stem)[:200].decode(errors='ignore')
+    name = f'{stem}{path.suffix}'
+    i = 0
+    while name.lower() in taken:
+        i += 1
+        name = f'{stem}-{i}{path.suffix}'
     taken.add(name.lower())
     real = os.path.realpath(path)
     try: (folder/name).symlink_to(real)
@@ -474,8 +497,11 @@ def fix_dataset(checkup: Checkup,
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f'{out}: is there already; name a folder that is not')
-    wrong = [p for p in checkup.problems if p.kind == 'convention']
-    if wrong: raise ValueError(f'{wrong[0]}; convert them, as nothing can be left out here')
+    if checkup.stuck:
+        raise ValueError(f'{checkup.stuck[0]}; leaving things out does not mend that: '
+                         f'{checkup.stuck[0].remedy}')
+    # Windows puts no folder in the place of another one
+    if out.exists(): out.rmdir()
     needless = _needless_images(checkup)
     kept = [(name, s) for name, part in checkup.folder.parts.items() for s in part
             if s.path not in needless]

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from .data import split_samples
-from .readers import (IMAGE_SUFFIXES, XML, YAML, coco_images, gather_coco,
-                                  gather_voc, gather_yolo, images_below, is_names_file,
-                                  load_yaml, text_lines, validated, voc_lists, walk_folders,
-                                  with_suffix, yolo_labels)
+from .readers import (IMAGE_SUFFIXES, XML, YAML, Fault, Sample, coco_images,
+                                  gather_coco, gather_voc, gather_yolo, images_below,
+                                  is_names_file, load_yaml, text_lines, validated, voc_lists,
+                                  walk_folders, with_suffix, yolo_labels)
 
 # %% ../nbs/14_folders.ipynb #15030143
 _WORDS = dict(train='train', training='train', trainval='train', valid='valid', val='valid',
@@ -139,11 +139,16 @@ def _find_coco(root, folders):
     n = sum(counts[f] for f in there or counts)
     return Annotations(root, _layout('COCO', parts, 'names'), parts, n, _gather_cocos, notes)
 
+# %% ../nbs/14_folders.ipynb #eb5539ca
 def _gather_cocos(files):
     annotated = []
     faults = []
     for file in files:
-        found, wrong = gather_coco(file)
+        try: found, wrong = gather_coco(file)
+        # one damaged file says nothing of the others
+        except (FileNotFoundError, ValueError) as e:
+            found = []
+            wrong = [Fault(file, str(e).removeprefix(f'{file}: '))]
         annotated += found
         faults += wrong
     return annotated, faults
@@ -312,17 +317,28 @@ def _read_parts(found, drop_bad):
     return samples
 
 # %% ../nbs/14_folders.ipynb #b8467b89
+def _joined(same):
+    "One sample for an image that several annotations of one part are about."
+    first = same[0]
+    objects = {}
+    for s in same:
+        for box, label, difficult in zip(s.boxes.tolist(), s.labels, s.difficult):
+            objects.setdefault((*box, label), difficult)
+    boxes = [key[:4] for key in objects]
+    return Sample(first.path, boxes, [key[4] for key in objects], [*objects.values()])
+
 def _each_once(samples):
     "Leave each image in one part of `samples`; how many were there again."
     seen = set()
     again = 0
     for part in ('test', 'valid', 'train'):
         # by the real place, so that links do not hide that it is the same
-        new = {os.path.realpath(s.path): s for s in reversed(samples[part])}
-        kept = [s for real, s in reversed(new.items()) if real not in seen]
-        again += len(samples[part]) - len(kept)
+        places = {}
+        for s in samples[part]: places.setdefault(os.path.realpath(s.path), []).append(s)
+        new = {real: same for real, same in places.items() if real not in seen}
+        again += len(samples[part]) - len(new)
         seen.update(new)
-        samples[part] = kept
+        samples[part] = [same[0] if len(same) == 1 else _joined(same) for same in new.values()]
     return again
 
 # %% ../nbs/14_folders.ipynb #f47e2ccc

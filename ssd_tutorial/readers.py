@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import tensor
 
 from .boxes import box_fault, cxcywh_to_xyxy
@@ -206,15 +206,15 @@ def _reconciled(boxes, size, turn, stated):
 # %% ../nbs/01_readers.ipynb #89e453c3
 def without_faulty(sample: Sample, # as an annotation has it
                    stated: tuple=None, # width and height that the annotation gives
-    ) -> tuple: # sample, texts of faults, key of `CONTRADICTIONS`
+    ) -> tuple: # sample, row of an object (None: the image) -> fault, key of `CONTRADICTIONS`
     "Hold a sample against its image; None in place of what is not there."
     try: size, turn = _size_and_turn(sample.path)
-    except (FileNotFoundError, ValueError) as e: return None, [str(e)], None
+    except (FileNotFoundError, ValueError) as e: return None, {None: str(e)}, None
     w, h = size
     boxes, done = _reconciled(sample.boxes, size, turn, stated)
     faults = [box_fault(b, w, h) for b in boxes]
-    named = [f'object {i} ({label!r}): the box {fault}'
-             for i, (label, fault) in enumerate(zip(sample.labels, faults), 1) if fault]
+    named = {i: f'object {i + 1} ({sample.labels[i]!r}): the box {fault}'
+             for i, fault in enumerate(faults) if fault}
     good = [i for i, fault in enumerate(faults) if not fault]
     # boxes up to a pixel over the edge are no fault, but are cut off
     boxes = boxes[good].clip(0, [w, h, w, h])
@@ -251,7 +251,7 @@ def validated(root, # folder or file that messages name
     faults = list(faults)
     for a in annotated:
         kept, named, done = without_faulty(a.sample, a.stated)
-        faults += [Fault(a.source, text) for text in named]
+        faults += [Fault(a.source, text) for text in named.values()]
         if kept is not None: samples.append(kept)
         if done: told.setdefault(done, []).append(a.source)
     _tell(root, told, faults if drop_bad else [])
@@ -488,7 +488,8 @@ def _leads_out(name):
     try: longest = max(len(os.fsencode(part)) for part in parts)
     # nothing at all, or half of a letter
     except (ValueError, UnicodeError): return True
-    return Path(name).is_absolute() or '..' in parts or longest > 255
+    too_long = longest > 255 or len(os.fsencode(name)) > 1000
+    return Path(name).is_absolute() or '..' in parts or too_long
 
 def _entry_fault(part, entry):
     "What is wrong with an entry of a COCO file, or ''."
@@ -606,13 +607,14 @@ def _yolo_object(row, names):
 # %% ../nbs/01_readers.ipynb #175c1765
 def _yolo_read(path, file, names):
     "`Annotated` and `Fault`s; `file` holds the rows of an image, None if it has no objects."
-    w, h = image_size(path)
-    rows = file.read_text(encoding='utf-8-sig').splitlines() if file else []
+    # what is wrong with the image is found when it is held against it
+    try: w, h = image_size(path)
+    except (FileNotFoundError, ValueError): return Annotated(Sample(path, [], []), path), []
+    rows = text_lines(file) if file else []
     boxes = []
     labels = []
     faults = []
     for i, row in enumerate(rows, 1):
-        if not row.strip(): continue
         try: box, label = _yolo_object(row, names)
         except ValueError as e: faults.append(Fault(file, f'row {i}: {e}'))
         else:
@@ -706,8 +708,7 @@ def gather_yolo(images, # folder of images, with those below it; or a list of im
     for p, file in yolo_labels(_yolo_images(images)[0]).items():
         if p.parent not in known: known[p.parent] = given or _find_names(p.parent)
         try: found, wrong = _yolo_read(p, file, known[p.parent])
-        except (FileNotFoundError, ValueError) as e:
-            faults.append(Fault(p, str(e).removeprefix(f'{p}: ')))
+        except ValueError as e: faults.append(Fault(file, str(e).removeprefix(f'{file}: ')))
         else:
             annotated.append(found)
             faults += wrong
@@ -789,11 +790,22 @@ def to_rgb(im: Image.Image # image of any mode
         im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
     return im.convert('RGB')
 
+# EXIF orientation -> what turns the image upright; Pillow's own function would also write EXIF
+# anew, which fails where it is damaged
+_TURNED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+           6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
+
 def load_image(path # image file
     ) -> Image.Image: # mode RGB, turned upright as its EXIF orientation says
     "Read an image of any kind. Raises `FileNotFoundError`, or `ValueError` if it is broken."
     with open_image(path) as im:
-        try: return to_rgb(im if _turn(im) == 1 else ImageOps.exif_transpose(im))
+        try:
+            # some versions of Pillow turn a TIFF now, and then EXIF says that it is upright
+            im.load()
+            turn = _TURNED.get(_turn(im))
+            return to_rgb(im.transpose(turn) if turn is not None else im)
         except Exception as e:
             raise ValueError(f'{path}: the image is damaged or cut short ({e}); '
                              'replace or remove the file') from e

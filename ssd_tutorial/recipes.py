@@ -193,6 +193,15 @@ def recipe_learner(train, # list of `Sample`
     return ssd_learner(loaders, model, loss, history, metrics=more, cbs=cbs, **kwargs)
 
 # %% ../nbs/10_recipes.ipynb #0d0d0002
+def _check_finite(learn, recipe, before):
+    "Raise `ValueError` if the loss broke; `before`: epochs of other trainings."
+    # a callback that stops early is no error
+    if not learn.history.broken: return
+    epoch = len(learn.history.rows) - before
+    raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {epoch} '
+                     f'({learn.finite_loss.found}); '
+                     f'try a lower one, such as {min(recipe.lr / 10, 1e-3):g}')
+
 def fit_recipe(learn: Learner, # from `recipe_learner`
                recipe: Recipe,
                done: int=0, # epochs that lie behind, see `load_checkpoint`
@@ -202,6 +211,7 @@ def fit_recipe(learn: Learner, # from `recipe_learner`
     if done < recipe.frozen:
         learn.freeze()
         learn.fit(recipe.frozen, recipe.lr, start_epoch=done)
+        _check_finite(learn, recipe, before)
     # in any case, as it makes the optimiser forget
     if recipe.frozen: learn.unfreeze()
     if _keeps_early(recipe): learn.freeze_to(1)
@@ -209,9 +219,4 @@ def fit_recipe(learn: Learner, # from `recipe_learner`
     keep = recipe.model == 'article' and recipe.frozen
     fit = learn.fit if keep else learn.fit_one_cycle
     fit(recipe.epochs, recipe.lr, start_epoch=max(0, done - recipe.frozen))
-    done = len(learn.history.rows) - before
-    # a callback that stops early is no error
-    if learn.history.broken:
-        raise ValueError(f'lr {recipe.lr}: the loss is no longer finite in epoch {done} '
-                         f'({learn.finite_loss.found}); '
-                         f'try a lower one, such as {min(recipe.lr / 10, 1e-3):g}')
+    _check_finite(learn, recipe, before)

@@ -6,10 +6,10 @@
 __all__ = ['RUN_FILES', 'LAST', 'train_detector', 'resume_training', 'predict_files', 'evaluate_folder']
 
 # %% ../nbs/16_runs.ipynb #828e2d65
-import hashlib, json, math, os, platform, time
+import hashlib, json, math, os, platform, time, warnings
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +47,7 @@ def _drawn(data, out, drop_bad, seed):
 def _checked(data, drop_bad, seed):
     "The `Folder` of what can be trained on. Raises `ValueError` for what must be mended."
     checkup = check_dataset(data, seed)
-    # boxes in another convention are all wrong, also those that look possible
-    if any(p.kind == 'convention' for p in checkup.must): drop_bad = False
-    if checkup.must and not drop_bad:
+    if checkup.stuck or checkup.must and not drop_bad:
         raise ValueError(
             f'{data}: {len(checkup.must)} problems must be mended:{listed(checkup.must)}'
             f'See all of them by ssd_check {data}, and mend them, or leave the bad objects and '
@@ -65,6 +63,7 @@ def _read(data, out, drop_bad, seed):
         raise ValueError(f'{data}: {folder}\nThere are no images to train on; name the folder '
                          'that holds some, or rename the one that says they are for '
                          'validation or testing')
+    if not folder.valid: raise ValueError(f'{data}: {folder}\nNo image to validate can be used')
     if data == 'pascal': return folder, Vocab(PASCAL_CLASSES, PASCAL_SHORT)
     return folder, Vocab.from_samples(folder.train + folder.valid)
 
@@ -82,7 +81,12 @@ def _digest(samples):
 _MADE_WITH = 'ssd-tutorial', 'torch', 'torchvision', 'fastai', 'numpy', 'pillow'
 
 def _versions():
-    return dict(python=platform.python_version()) | {name: version(name) for name in _MADE_WITH}
+    found = dict(python=platform.python_version())
+    for name in _MADE_WITH:
+        # a fork of Pillow has another name, and sources on the path have none
+        try: found[name] = version(name)
+        except PackageNotFoundError: found[name] = None
+    return found
 
 # %% ../nbs/16_runs.ipynb #d73f8fd2
 def _facts(report, learn, recipe, data, start):
@@ -123,11 +127,12 @@ def _own_folder(out, overwrite):
                          'another folder by --out, or replace it by --overwrite')
     out.mkdir(parents=True, exist_ok=True)
 
-def _clear(out):
-    "Remove the files of another run, and what is left of writing that was killed."
-    names = *RUN_FILES, LAST, 'broken.png', 'broken.pt'
-    parts = [p for name in names for p in out.glob(f'.part-*-{name}')]
-    for file in [*parts, *(out/name for name in names)]: file.unlink(missing_ok=True)
+_OURS = *RUN_FILES, LAST, 'broken.png', 'broken.pt'
+
+def _clear(out, pattern='{}'):
+    "Remove the files of another run, or what is left of writing that was killed."
+    for name in _OURS:
+        for file in out.glob(pattern.format(name)): file.unlink(missing_ok=True)
 
 def _save_run(out, detector, fig, facts):
     detector.save(out/'detector.pt')
@@ -175,6 +180,9 @@ def _locked(out):
     except Timeout:
         raise ValueError(f'{out}: another training is writing into this folder; wait for its '
                          'end, or choose another one by --out') from None
+    # some network drives know no locks
+    except (NotImplementedError, OSError) as e:
+        warnings.warn(f'{out}: no lock ({e})', stacklevel=3)
     try: yield
     finally:
         # Windows removes it on release, and only then
@@ -220,6 +228,7 @@ def _save_broken(learn, vocab, out):
 # %% ../nbs/16_runs.ipynb #624783fd
 def _train(data, out, recipe, drop_bad, begin=None):
     start = time.time()
+    _clear(out, '.part-*-{}')
     folder, vocab = _read(data, out, drop_bad, recipe.seed)
     now = _begin(data, drop_bad, recipe, folder.train + folder.valid)
     if begin not in (None, now):

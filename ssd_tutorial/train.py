@@ -152,7 +152,8 @@ class FiniteLoss(Callback):
         optimizer = getattr(self.opt, 'opt', None)
         # only fused ones look at it; float16's callback sets it by itself
         if not getattr(optimizer, 'defaults', {}).get('fused'): return
-        if hasattr(self.learn, 'mixed_precision'): return
+        scaler = getattr(getattr(self.learn, 'mixed_precision', None), 'scaler', None)
+        if scaler is not None and scaler.is_enabled(): return
         optimizer.found_inf = (~self.loss.isfinite()).float()
 
     def after_batch(self):

@@ -636,3 +636,20 @@ def test_a_size_without_boxes_does_no_harm(tmp_path):
     picture(tmp_path/'x.png')
     (tmp_path/'x.xml').write_text(sized((500, 500)))
     with untold(): assert read_voc(tmp_path, None)[0].labels == []
+
+
+def test_objects_of_one_image_in_two_files_are_joined(tmp_path):
+    for name, category in dict(cats=1, dogs=2).items():
+        coco = coco_dict(10)
+        for a in coco['annotations']: a.update(category_id=category, bbox=[category, 5, 20, 25])
+        make_coco(tmp_path/f'train_{name}.json', coco=coco)
+    folder = read_folder(tmp_path)
+    assert all(sorted(s.labels) == ['cat', 'dog'] for s in folder.samples)
+    assert len(folder.samples) == 10 and '10 images came up twice' in repr(folder)
+
+
+def test_one_damaged_file_of_several_names_itself(tmp_path):
+    make_coco(tmp_path/'train_a.json', n=10)
+    (tmp_path/'train_b.json').write_text('{"images": [], "annotations": [], "categories": [')
+    with pytest.raises(ValueError, match='train_b.json: not a COCO file'): read_folder(tmp_path)
+    assert len(lenient(read_folder, tmp_path).samples) == 10

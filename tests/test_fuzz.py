@@ -281,8 +281,14 @@ def test_bytes_of_a_detector(tmp_path):
     anchors = make_anchors(grid_sizes(model, 64), coder=SSDCoder())
     file = Detector(model, anchors, Vocab(['cat', 'dog']), 64).save(tmp_path/'d.pt')
     content = file.read_bytes()
-    image = Image.open(noise(tmp_path/'x.png'))
-    wanted = repr(Detector.load(file).predict(image))
+
+    def parts(detector):
+        "All that a detector knows; what it finds may differ in the last digit from run to run."
+        anchors = detector.anchors
+        tensors = [*detector.model.state_dict().values(), anchors.cxcywh, anchors.cell]
+        return tensors, (detector.vocab.names, detector.size, anchors.coder)
+
+    tensors, facts = parts(Detector.load(file))
     # near both ends lie the parts that say what the rest is
     ends = st.one_of(st.integers(0, 3000), st.integers(len(content) - 6000, len(content)),
                      st.integers(0, len(content)))
@@ -293,10 +299,10 @@ def test_bytes_of_a_detector(tmp_path):
     def run(at, new, cut):
         changed = content[:at] + (b'' if cut else new + content[at + len(new):])
         file.write_bytes(changed)
-        try: found = repr(Detector.load(file).predict(image))
+        try: found, said = parts(Detector.load(file))
         except (FileNotFoundError, ValueError) as e: assert str(file) in str(e)
         # what loads is what was saved
-        else: assert found == wanted or changed == content
+        else: assert said == facts and all(map(torch.equal, found, tensors))
 
     run()
 

@@ -2,6 +2,7 @@
 raise nothing but errors that name the file, and take nothing for what it is not."""
 import json
 import os
+import random
 import struct
 import zlib
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from makers import (
     coco_dict, lenient, make_coco, make_voc, message, noise, picture, voc_object, voc_xml)
@@ -325,3 +327,33 @@ def test_a_class_that_looks_like_a_formula_is_drawn_as_it_is(tmp_path):
     for figure in (report.plot(), found[0].show(title=sample.path.name).figure):
         figure.canvas.draw()
         plt.close(figure)
+
+
+@pytest.mark.parametrize('turn', range(2, 9))
+def test_damaged_exif_does_not_keep_an_image_from_being_read(tmp_path, turn):
+    "Pillow's own turning writes EXIF anew, which fails where it is damaged."
+    image = Image.open(noise(tmp_path/'x.png', (40, 24)))
+    exif = image.getexif()
+    exif[0x0112] = turn
+    exif[0x010e] = 'a description that is long enough to be stored outside'
+    image.save(tmp_path/'x.jpg', exif=exif)
+    content = (tmp_path/'x.jpg').read_bytes()
+    want = ImageOps.exif_transpose(Image.open(tmp_path/'x.jpg')).convert('RGB')
+    assert list(load_image(tmp_path/'x.jpg').getdata()) == list(want.getdata())
+    begin = content.index(b'\xff\xe1')
+    end = begin + 2 + int.from_bytes(content[begin + 2:begin + 4], 'big')
+    rng = random.Random(turn)
+    for _ in range(200):
+        # behind the name and the order of bytes, up to the next part of the file
+        at = rng.randrange(begin + 18, end - 2)
+        (tmp_path/'x.jpg').write_bytes(content[:at] + rng.randbytes(2) + content[at + 2:])
+        assert sorted(load_image(tmp_path/'x.jpg').size) == [24, 40]
+
+
+def test_a_path_of_thousands_of_folders(tmp_path):
+    coco = coco_dict(3)
+    coco['images'][1]['file_name'] = 'a/' * 2500 + 'x.jpg'
+    (tmp_path/'0.jpg').write_bytes(noise(tmp_path/'n.png').read_bytes())
+    (tmp_path/'t.json').write_text(json.dumps(coco))
+    said = message(ValueError, read_coco, tmp_path/'t.json')
+    assert 'entry 2 of images has the file_name' in said

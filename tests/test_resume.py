@@ -18,6 +18,7 @@ from ssd_tutorial.runs import LAST, RUN_FILES, resume_training, train_detector
 from ssd_tutorial.shapes import make_shapes
 from ssd_tutorial.train import load_checkpoint, read_checkpoint
 
+KILL = getattr(signal, 'SIGKILL', signal.SIGTERM)    # Windows has only the other
 # both parts of a training, and augmentation with random numbers of its own
 RECIPE = preset('ssd', 'scratch', arch='resnet8', size=64, bs=4, frozen=2, epochs=3, lr=1e-3,
                 workers=0, augment='photo')
@@ -35,6 +36,11 @@ def whole(tmp_path_factory):
     make_shapes(folder/'data', 24)
     train_detector(folder/'data', folder/'whole', RECIPE)
     return folder
+
+
+def epochs_done(run):
+    "Epochs of the checkpoint in a folder; 0 without one."
+    return len(read_checkpoint(run/LAST)['rows']) if (run/LAST).is_file() else 0
 
 
 def weights(run): return Detector.load(run/'detector.pt').model.state_dict()
@@ -95,14 +101,21 @@ def test_two_deaths(whole, tmp_path, monkeypatch):
 def test_death_while_the_files_are_written(whole, tmp_path, monkeypatch):
     "As of a full disk, after the last epoch: nothing of the training is lost."
     with monkeypatch.context() as patch:
-        patch.setattr(Detector, 'save', lambda *args: 1 / 0)
+        save = Detector.save
+
+        def full(self, path):
+            if epochs_done(tmp_path/'run') == 5: raise ZeroDivisionError
+            return save(self, path)
+
+        patch.setattr(Detector, 'save', full)
         with pytest.raises(ZeroDivisionError):
             train_detector(whole/'data', tmp_path/'run', RECIPE)
+    (tmp_path/'run'/'.part-1-detector.pt').write_bytes(b'half')
     resume_training(tmp_path/'run')
     assert_the_same(tmp_path/'run', whole)
 
 
-@pytest.mark.parametrize('signal', [signal.SIGKILL, signal.SIGTERM], ids=str)
+@pytest.mark.parametrize('signal', [KILL, signal.SIGTERM], ids=str)
 def test_a_process_that_is_killed(whole, tmp_path, signal):
     os.symlink(whole/'data', tmp_path/'data')
     process = subprocess.Popen([sys.executable, '-c', TRAIN], cwd=tmp_path,
@@ -139,11 +152,19 @@ def test_a_flipped_byte_of_a_checkpoint_is_found(whole, tmp_path, monkeypatch):
         resume_training(tmp_path/'run')
 
 
-def test_a_training_that_breaks_is_not_gone_on_with(whole, tmp_path):
-    wild = preset('ssd', 'scratch', arch='resnet8', size=64, bs=4, epochs=3, lr=1e30, workers=0)
-    with pytest.raises(ValueError, match='no longer finite'):
-        train_detector(whole/'data', tmp_path/'run', wild)
-    assert not (tmp_path/'run'/LAST).exists()
+@pytest.mark.parametrize('epoch', [1, 3])
+def test_a_training_that_breaks_is_not_gone_on_with(whole, tmp_path, monkeypatch, epoch):
+    "With the body still frozen, and later."
+    forward = MultiBoxLoss.forward
+
+    def breaks(self, *args):
+        value = forward(self, *args)
+        return value * float('nan') if epochs_done(tmp_path/'run') == epoch else value
+
+    monkeypatch.setattr(MultiBoxLoss, 'forward', breaks)
+    with pytest.raises(ValueError, match=f'no longer finite in epoch {epoch} '):
+        train_detector(whole/'data', tmp_path/'run', RECIPE)
+    assert epochs_done(tmp_path/'run') == 0 and (tmp_path/'run'/'broken.pt').is_file()
 
 
 @pytest.mark.parametrize('content', [b'', b'hello', b'PK'])
