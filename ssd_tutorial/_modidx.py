@@ -414,6 +414,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'ssd_tutorial.readers.Sample.__post_init__': ( 'readers.html#sample.__post_init__',
                                                                                      'ssd_tutorial/readers.py'),
                                       'ssd_tutorial.readers._by_name': ('readers.html#_by_name', 'ssd_tutorial/readers.py'),
+                                      'ssd_tutorial.readers._check_part': ('readers.html#_check_part', 'ssd_tutorial/readers.py'),
                                       'ssd_tutorial.readers._coco_fault': ('readers.html#_coco_fault', 'ssd_tutorial/readers.py'),
                                       'ssd_tutorial.readers._coco_read': ('readers.html#_coco_read', 'ssd_tutorial/readers.py'),
                                       'ssd_tutorial.readers._coco_sample': ('readers.html#_coco_sample', 'ssd_tutorial/readers.py'),

@@ -18,7 +18,7 @@ from makers import (
     make_coco, make_voc, noise, speak_up, truncate, video, voc_object, voc_xml
 )
 from ssd_tutorial.anchors import SSDCoder, make_anchors
-from ssd_tutorial.cli import ssd_evaluate, ssd_predict, ssd_train
+from ssd_tutorial.cli import ssd_check, ssd_evaluate, ssd_predict, ssd_train
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
@@ -31,8 +31,9 @@ OPTIONS = dict(
     ssd_train='data out model scratch arch size frozen epochs lr bs augment workers seed '
               'lenient',
     ssd_predict='detector out score nms',
-    ssd_evaluate='detector split seed lenient')
-MENTIONED = dict(ssd_train='article', ssd_predict='videos', ssd_evaluate='data')
+    ssd_evaluate='detector split seed lenient', ssd_check='out fix seed')
+MENTIONED = dict(ssd_train='article', ssd_predict='videos', ssd_evaluate='data',
+                 ssd_check='annotated')
 
 
 @pytest.fixture
@@ -370,3 +371,25 @@ def test_mistakes_with_videos_end_in_one_sentence(detector, clip, tmp_path, monk
 def test_resume_takes_no_other_settings(command, args):
     said = command('ssd_train', '--resume', 'run', *args.split())
     assert 'leave out all other options' in said
+
+
+# ---- checking
+
+def test_checking_ends_with_1_where_something_must_be_mended(command, coco, tmp_path, capsys):
+    assert not command('ssd_check', coco)
+    assert names(tmp_path/'runs'/'check') == ['problems.csv', 'problems.png']
+    file = next(coco.rglob('*.jpg'))
+    file.write_bytes(file.read_bytes()[:300])
+    capsys.readouterr()
+    assert command('ssd_check', coco, '--out', 'checked') == 1
+    assert file.name in capsys.readouterr().out
+    # what it has mended itself is fine
+    assert not command('ssd_check', coco, '--out', 'checked', '--fix', 'mended')
+    assert not command('ssd_check', 'mended', '--out', 'again')
+    capsys.readouterr()
+    with refused('mended: is there already', by='ssd_check'):
+        ssd_check(data=str(coco), out='checked', fix='mended')
+
+
+def test_checking_nothing_ends_in_a_sentence(tmp_path):
+    with refused('no such folder', by='ssd_check'): ssd_check(data=str(tmp_path/'nowhere'))

@@ -482,6 +482,17 @@ def test_a_flipped_byte_in_the_weights_is_found(detector, tmp_path):
     with pytest.raises(ValueError, match=NO_DETECTOR): Detector.load(file)
 
 
+@pytest.mark.parametrize('field, value', [(38, b'\x10'), (46, b'x'), (42, b'\x01')])
+def test_a_damaged_list_of_parts_is_found(detector, tmp_path, field, value):
+    "By the checksum alone it is not: a part is a folder, has another name, lies elsewhere."
+    file = detector.save(tmp_path/'d.pt')
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive: place = archive.start_dir + field
+    for _ in range(9): place = whole.index(b'PK\x01\x02', place - field + 1) + field
+    file.write_bytes(whole[:place] + value + whole[place + 1:])
+    with pytest.raises(ValueError, match=NO_DETECTOR): Detector.load(file)
+
+
 def test_a_small_file_that_becomes_a_large_one_is_not_unpacked(detector, tmp_path, monkeypatch):
     file = detector.save(tmp_path/'d.pt')
     with zipfile.ZipFile(file) as old: parts = {n: old.read(n) for n in old.namelist()}
