@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fastcore.script import call_parse
+from matplotlib import pyplot as plt
 
 from .check import check_dataset, fix_dataset
 from .model import SMALL_ARCHS
@@ -143,7 +144,9 @@ def _check(data, out, fix, seed):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     checkup.save(out/'problems.csv')
-    with atomic_write(out/'problems.png') as part: checkup.show().savefig(part, dpi=80)
+    fig = checkup.show()
+    with atomic_write(out/'problems.png') as part: fig.savefig(part, dpi=80)
+    plt.close(fig)
     print(f'written to {out}: problems.csv, problems.png')
     if fix: print(fix_dataset(checkup, fix))
     return bool(checkup.must) and not fix
