@@ -23,8 +23,9 @@ from .boxes import box_iou
 from .folders import (Annotations, Folder, divided, find_annotations,
                                   part_files)
 from .readers import (CONTRADICTIONS, IMAGE_SUFFIXES, Annotated, Sample,
-                                  atomic_write, file_key, image_size, load_image, open_image,
-                                  to_rgb, walk_folders, with_suffix, without_faulty)
+                                  atomic_write, file_key, free_name, image_size, load_image,
+                                  open_image, to_rgb, walk_folders, with_suffix,
+                                  without_faulty)
 from .show import draw_rect, show_image
 
 # %% ../nbs/15_check.ipynb #15c00012
@@ -265,7 +266,6 @@ def _unused_files(found, looks):
 class _Part:
     "The samples of a part, and what is wrong with them."
     def __init__(self, gather, files):
-        self.told = bool(files)    # is there such a part at all?
         self.samples = []
         self.problems = []
         self.boxes = []    # as they were written, each with the size of its image
@@ -364,7 +364,8 @@ def check_dataset(data, # annotated folder: Pascal VOC, COCO or YOLO; or a list 
     ) -> Checkup:
     "All problems of a data set. Raises `FileNotFoundError` or `ValueError` if there is none."
     found = _found(data)
-    parts = {name: _Part(found.gather, files) for name, files in part_files(found).items()}
+    files = part_files(found)
+    parts = {name: _Part(found.gather, files[name]) for name in files}
     problems = [p for part in parts.values() for p in part.problems]
     samples = {name: part.samples for name, part in parts.items()}
     looks = _looks(s.path for part in samples.values() for s in part)
@@ -376,7 +377,7 @@ def check_dataset(data, # annotated folder: Pascal VOC, COCO or YOLO; or a list 
     good = {name: _readable(part, looks) for name, part in folder.parts.items()}
     folder = replace(folder, **good)
     for name, part in parts.items():
-        if part.told and not _readable(part.samples, looks):
+        if files[name] and not _readable(part.samples, looks):
             text = f'of the images for {name} none can be used'
             problems.append(Problem('few', found.root, text))
     part_of = {s.path: name for name, part in good.items() for s in part}
@@ -459,14 +460,7 @@ def _once(sample):
 # %% ../nbs/15_check.ipynb #15c00152
 def _link(path, folder, taken):
     "A link to an image, under a name that no other image has."
-    # systems allow 255 bytes
-    stem = os.fsencode(path.stem)[:200].decode(errors='ignore')
-    name = f'{stem}{path.suffix}'
-    i = 0
-    while name.lower() in taken:
-        i += 1
-        name = f'{stem}-{i}{path.suffix}'
-    taken.add(name.lower())
+    name = free_name(path.stem, path.suffix, taken)
     real = os.path.realpath(path)
     try: (folder/name).symlink_to(real)
     # Windows lets only administrators make links

@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 from fastcore.script import call_parse
-from matplotlib import pyplot as plt
 
 from .check import check_dataset, fix_dataset
 from .model import SMALL_ARCHS
 from .predict import SCORE_THRESH
-from .readers import atomic_write
 from .recipes import preset
 from .runs import (LAST, evaluate_folder, predict_files, resume_training,
-                               train_detector)
+                               save_figure, train_detector)
 from .video import is_video, predict_video
 
 # %% ../nbs/18_cli.ipynb #5a133a0b
@@ -144,9 +142,7 @@ def _check(data, out, fix, seed):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     checkup.save(out/'problems.csv')
-    fig = checkup.show()
-    with atomic_write(out/'problems.png') as part: fig.savefig(part, dpi=80)
-    plt.close(fig)
+    save_figure(checkup.show(), out/'problems.png')
     print(f'written to {out}: problems.csv, problems.png')
     if fix: print(fix_dataset(checkup, fix))
     return bool(checkup.must) and not fix

@@ -8,7 +8,8 @@ __all__ = ['IMAGE_FORMATS', 'LYING', 'CONTRADICTIONS', 'IMAGE_SUFFIXES', 'IMAGE_
            'file_key', 'without_faulty', 'listed', 'validated', 'walk_folders', 'with_suffix', 'images_below',
            'voc_lists', 'text_lines', 'voc_splits', 'gather_voc', 'read_voc', 'load_coco', 'coco_images', 'gather_coco',
            'read_coco', 'yolo_labels', 'load_yaml', 'yolo_names', 'is_names_file', 'gather_yolo', 'read_yolo',
-           'pascal_2007', 'atomic_write', 'check_archive', 'to_rgb', 'load_image', 'image_faults', 'check_images']
+           'pascal_2007', 'atomic_write', 'free_name', 'check_archive', 'to_rgb', 'load_image', 'image_faults',
+           'check_images']
 
 # %% ../nbs/01_readers.ipynb #8854aaad
 import json, os, shutil, unicodedata, warnings, zipfile
@@ -767,6 +768,22 @@ def atomic_write(path): # file or folder to write
     finally:
         # something is left here only if the writing was interrupted
         _remove(beside)
+
+# %% ../nbs/01_readers.ipynb #38c8d3c8
+def free_name(stem, # of the name
+              suffix, # ending of the name
+              taken, # set of names that are taken, in lower case; the new one is added
+    ) -> str: # name that is not taken, also where case does not count
+    "A file name that no other file has."
+    # systems allow 255 bytes, and a file is written under a longer name first
+    stem = os.fsencode(stem)[:200].decode(errors='ignore')
+    name = f'{stem}{suffix}'
+    i = 0
+    while name.lower() in taken:
+        i += 1
+        name = f'{stem}-{i}{suffix}'
+    taken.add(name.lower())
+    return name
 
 # %% ../nbs/01_readers.ipynb #886744c1
 def _check_part(archive, part):

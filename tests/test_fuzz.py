@@ -106,6 +106,21 @@ def read_or_refuse(read, *args):
     except (FileNotFoundError, ValueError) as e: assert str(e)
 
 
+def change_bytes(file, read, *args):
+    "Read a file whose bytes are changed in every way; it stays as it was."
+    content = file.read_bytes()
+
+    @fuzz
+    @given(damaged(content))
+    @counted
+    def run(changed):
+        file.write_bytes(changed)
+        read_or_refuse(read, *args)
+
+    try: run()
+    finally: file.write_bytes(content)
+
+
 # ---- readers
 
 @pytest.fixture(scope='module')
@@ -118,18 +133,7 @@ def voc(tmp_path_factory):
 
 def test_bytes_of_xml(voc):
     "Pascal VOC: bytes of an XML file changed, cut, doubled, put in"
-    file = voc/'Annotations'/'a.xml'
-    content = file.read_bytes()
-
-    @fuzz
-    @given(damaged(content))
-    @counted
-    def run(changed):
-        file.write_bytes(changed)
-        read_or_refuse(read_voc, voc)
-
-    try: run()
-    finally: file.write_bytes(content)
+    change_bytes(voc/'Annotations'/'a.xml', read_voc, voc)
 
 
 TEXTS = st.one_of(st.text(max_size=12), st.integers().map(str), st.floats().map(str),
@@ -179,17 +183,7 @@ def coco(tmp_path_factory):
 
 def test_bytes_of_json(coco):
     "COCO: bytes of a JSON file changed, cut, doubled, put in"
-    content = coco.read_bytes()
-
-    @fuzz
-    @given(damaged(content))
-    @counted
-    def run(changed):
-        coco.write_bytes(changed)
-        read_or_refuse(read_coco, coco)
-
-    try: run()
-    finally: coco.write_bytes(content)
+    change_bytes(coco, read_coco, coco)
 
 
 VALUES = st.recursive(
@@ -239,14 +233,8 @@ def test_bytes_of_yolo_rows(tmp_path_factory):
     (folder/'classes.txt').write_text('cat\ndog\n')
     rows = b'0 0.5 0.5 0.2 0.3\n1 0.25 0.75 0.1 0.1\n1 0.1 0.1 0.2 0.1 0.2 0.3\n'
 
-    @fuzz
-    @given(damaged(rows))
-    @counted
-    def run(changed):
-        (folder/'a.txt').write_bytes(changed)
-        read_or_refuse(read_yolo, folder)
-
-    run()
+    (folder/'a.txt').write_bytes(rows)
+    change_bytes(folder/'a.txt', read_yolo, folder)
 
 
 # ---- images and detectors
