@@ -184,11 +184,16 @@ def names():
     return {n: f"ssd_tutorial.{m.name}.{n}" for m in modules() for n in m.public()}
 
 
+# names of classes that are folders of the readers, too
+WORDS = {"Annotations"}
+
+
 def linked(text):
     "Backticked public names become links to the API reference; code and titles stay."
     def link(m):
         name, call = m.groups(default="")
-        return f"{{py:obj}}`{name}{call} <{names()[name]}>`" if name in names() else m[0]
+        if name not in names() or name in WORDS: return m[0]
+        return f"{{py:obj}}`{name}{call} <{names()[name]}>`"
     # split at a group: every second part is code or a title
     parts = BLOCK.split(text)
     return "".join(t if i % 2 else CODE.sub(link, t) for i, t in enumerate(parts))

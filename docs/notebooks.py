@@ -35,9 +35,11 @@ CONTENTS = """
 ```
 ```{toctree}
 :hidden:
-:glob:
 :caption: Tutorials
-tutorials/*
+tutorials/life_of_a_box
+tutorials/own_data
+tutorials/blood_cells
+tutorials/pascal
 ```
 ```{toctree}
 :hidden:
@@ -68,18 +70,18 @@ def ran_on(run):
             f'with Python {run["python"]}, {versions}, on {run["device"]}.</p>')
 
 
-def tags_of(options):
-    "MyST-NB's tags for nbdev's directives."
+def tags_of(options, source):
+    "MyST-NB's tags for nbdev's directives; a solution keeps what it prints to itself."
     if {"hide", "default_exp"} & set(options): return ["remove-cell"]
     if options.get("echo") == "false": return ["remove-input"]
-    if options.get("code-fold") == "true": return ["hide-input"]
-    return []
+    if options.get("code-fold") != "true": return []
+    return ["hide-cell" if source.startswith("# Solution") else "hide-input"]
 
 
 def code_cell(cell):
     "Tags and figure of a code cell."
     options, cell["source"] = directives(cell["source"])
-    if tags := tags_of(options): cell["metadata"]["tags"] = tags
+    if tags := tags_of(options, cell["source"]): cell["metadata"]["tags"] = tags
     caption = options.get("fig-cap", "")
     alt = options.get("fig-alt") or re.sub("[`$*]", "", caption)
     figure = {}
@@ -122,7 +124,10 @@ def page(nb, name):
 
 def sized(app, pagename, template, context, doctree):
     "Sizes of pictures as attributes: a style would keep the height where the page is narrow."
-    def attributes(m): return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"'
+    def attributes(m):
+        # a phone shows wide ones at a size that can be read, and scrolls them
+        wide = " data-wide" if float(m[1]) > 700 else ""
+        return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"{wide}'
     body = SIZE.sub(attributes, context.get("body", ""))
 
     # drawings and photographs know their own

@@ -267,7 +267,7 @@ def show_coverage(*coverages: Coverage, # drawn side by side
         ax.axhline(c.match_thresh, c='tab:red', ls='--')
         ax.set(xlabel='side of the object (root of its area)', title=title)
         ax.set(ylabel='best IoU with an anchor', ylim=(0, 1))
-    fig.colorbar(dots, ax=axs, label='positive anchors')
+    fig.colorbar(dots, ax=axs, label='positive anchors', extend='max')
     return fig
 
 # %% ../nbs/07_anchors.ipynb #7a10c03c

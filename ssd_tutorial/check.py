@@ -417,7 +417,8 @@ def _show_problem(ax, problem, said):
         ax.text(.5, .5, 'cannot be read', ha='center', transform=ax.transAxes)
     if problem.box is not None and np.isfinite(problem.box).all():
         draw_rect(ax, problem.box, 'red')
-    lines = textwrap.wrap(f'{Path(problem.image).name}: {said}', 30)[:3]
+    lines = textwrap.wrap(f'{Path(problem.image).name}: {said}', 30, max_lines=3,
+                          placeholder=' ...')
     ax.set_title('\n'.join([problem.kind, *lines]), fontsize=8, parse_math=False)
 
 # %% ../nbs/15_check.ipynb #15c00151
@@ -432,7 +433,7 @@ def show(self: Checkup,
     fig, axs = plt.subplots(nrows, ncols, figsize=(2.6 * ncols, 3.2 * nrows), squeeze=False)
     for ax in axs.flat: ax.axis('off')
     for ax, p in zip(axs.flat, chosen): _show_problem(ax, p, self.short(p.problem))
-    fig.tight_layout(pad=.6)
+    fig.tight_layout(pad=.6, h_pad=1.5)
     return fig
 
 # %% ../nbs/15_check.ipynb #15c00052

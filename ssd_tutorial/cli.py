@@ -13,6 +13,7 @@ from typing import Annotated
 from fastcore.script import call_parse
 
 from .check import check_dataset, fix_dataset
+from .distributed import processes
 from .model import SMALL_ARCHS
 from .predict import SCORE_THRESH
 from .recipes import preset
@@ -26,6 +27,22 @@ def _one_sentence(command, f, *args):
     try: return f(*args)
     except (ImportError, OSError, ValueError) as e:
         raise SystemExit(f'{command}: {e}') from None
+
+# %% ../nbs/18_cli.ipynb #18c10002
+_COMMANDS = 'train', 'predict', 'evaluate', 'check'
+
+def _named():
+    "The command that `python -m ssd_tutorial.cli` was asked for."
+    import ssd_tutorial.cli as commands
+    name = sys.argv[1] if len(sys.argv) > 1 else ''
+    if name not in _COMMANDS:
+        raise SystemExit(f'usage: python -m ssd_tutorial.cli {"|".join(_COMMANDS)} ...')
+    sys.argv = [f'ssd_{name}', *sys.argv[2:]]
+    return getattr(commands, f'ssd_{name}')
+
+# here and not in a function: fastcore reads the command line for what a script's body calls.
+# A notebook has no file
+if __name__ == '__main__' and '__file__' in globals(): raise SystemExit(_named()())
 
 # %% ../nbs/18_cli.ipynb #fcf9a262
 def _train(data, out, model, scratch, lenient, overwrite, given):
@@ -50,7 +67,8 @@ def _go_on(run, others):
 
 def _interruptible(out, f, *args):
     "Run a training; Ctrl-C ends it with a sentence that says how to go on."
-    try: return f(*args)
+    try:
+        with processes(): return f(*args)
     except KeyboardInterrupt:
         known = (Path(out)/LAST).is_file()
         how = f'go on with: ssd_train --resume {out}' if known else 'no epoch was over'

@@ -271,5 +271,7 @@ class _Cache:
 # %% ../nbs/03_data.ipynb #d66c2682
 def _default_workers():
     "Processes that load: one per core on Linux with a GPU, else none."
-    free = sys.platform == 'linux' and torch.cuda.is_available()
-    return min(8, os.cpu_count() or 1) if free else 0
+    if sys.platform != 'linux' or not torch.cuda.is_available(): return 0
+    # trainings on several GPUs of a machine share its cores
+    cores = (os.cpu_count() or 1) // int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    return min(8, max(1, cores))

@@ -166,8 +166,9 @@ def _coco_metric():
     # exact fractions: the library's own 0.8 is a hair more than 8 of 10 objects
     ious = (np.arange(50, 100, 5) / 100).tolist()
     recalls = (np.arange(101) / 100).tolist()
+    # of several processes that train, one evaluates: nobody else to ask
     metric = MeanAveragePrecision(iou_thresholds=ious, rec_thresholds=recalls,
-                                  extended_summary=True)
+                                  extended_summary=True, sync_on_compute=False)
     metric.warn_on_many_detections = False
     return metric
 
@@ -328,7 +329,7 @@ def show_curves(report: Report,
         best = _best_ahead(c.precision)
         # another style of line for each ten classes, as there are ten colours
         ax.plot([0, *c.recall], [*best[:1], *best] or [0], color=color,
-                ls=['-', '--', ':'][i // 10 % 3], label=f'{name}, AP50 {c.ap():.2f}')
+                ls=['-', '--', ':'][i // 10 % 3], label=f'{name}, area {c.ap():.2f}')
         last = int((c.scores >= score_thresh).sum()) - 1
         if last >= 0: ax.plot(c.recall[last], best[last], 'o', color=color)
     ax.set(xlabel='recall: share of the objects found', xlim=(0, 1.02),

@@ -193,13 +193,17 @@ class MultiBoxLoss(_AnchorLoss):
         super().__init__(anchors, n_classes, class_loss, match_thresh, neg_thresh)
         self.box_loss = OffsetLoss() if box_loss is None else box_loss
 
+    def count(self, positive):
+        "What the sums are divided by."
+        return positive.sum().clamp(min=1)
+
     def terms(self, preds, boxes, labels):
         "Class loss and box loss, as `SSDLoss.terms` has them."
         classes, acts = preds
         _check_sizes(classes, len(self.anchors), self.n_classes)
         found, targets = self.targets(boxes, labels)
         positive = found > 0
-        n = positive.sum().clamp(min=1)
+        n = self.count(positive)
         class_loss = self.class_term(classes, found, acts, targets)
         box_loss = self.box_loss(self.anchors, acts, targets, positive)
         # class losses divide by the number of classes, which is taken back here

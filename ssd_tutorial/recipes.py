@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 
+import torch.distributed as dist
+
 from .anchors import make_anchors, suggest_anchors
 from .augment import (FlipTransform, ResizeTransform, photo_transform,
                                   train_transform)
 from .data import Loaders, ObjectDataset, Vocab, ssd_dataloaders
+from .distributed import Distributed
 from .loss import (FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss,
                                OffsetLoss, SSDLoss, VarifocalLoss)
 from .model import SMALL_ARCHS, fast_dtype, grid_sizes, ssd_model
@@ -187,6 +190,7 @@ def recipe_learner(train, # list of `Sample`
     more = [] if metrics is None else metrics(loss.anchors)
     kwargs.setdefault('dtype', fast_dtype(default_device()))
     cbs = [EpochSeed(recipe.seed), *kwargs.pop('cbs', ())]
+    if dist.is_initialized(): cbs.append(Distributed(recipe.bs))
     if _keeps_early(recipe):
         kwargs.update(splitter=early_body_head, train_bn=False)
         cbs.append(KeepStatistics())

@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 
 from .check import check_dataset
 from .data import Vocab, split_samples
+from .distributed import first_alone, from_processes, is_first
 from .errors import find_errors
 from .evaluate import MeanAP
 from .folders import Folder, read_folder
@@ -34,6 +35,7 @@ from .train import Checkpoint, load_checkpoint, read_checkpoint
 
 # after `train`, which imports fastai without its warnings
 from fastai.callback.core import Callback
+from fastai.torch_core import num_distrib, rank_distrib
 
 # %% ../nbs/16_runs.ipynb #60ee8d91
 def _drawn(data, out, drop_bad, seed):
@@ -181,6 +183,9 @@ class _BestSoFar(Callback):
 @contextmanager
 def _locked(out):
     "One training at a time in a folder. Raises `ValueError` for a second one."
+    if not is_first():
+        yield
+        return
     lock = FileLock(out/'.lock')
     try: lock.acquire(timeout=0)
     except Timeout:
@@ -204,7 +209,7 @@ def train_detector(data, # shapes, pascal, or an annotated folder
     ) -> dict: # the facts that are written to metrics.json
     "Read, train, evaluate, write: what `ssd_train` does once its settings are fixed."
     out = Path(out)
-    _own_folder(out, overwrite)
+    if is_first(): _own_folder(out, overwrite)
     with _locked(out): return _train(data, out, recipe, drop_bad)
 
 def resume_training(out # folder of a run that was interrupted
@@ -222,9 +227,12 @@ def resume_training(out # folder of a run that was interrupted
 # %% ../nbs/16_runs.ipynb #624783f0
 def _save_broken(learn, vocab, out):
     "The batch whose loss was not finite: a picture, and a file for `torch.load`."
+    found = learn.finite_loss.found
+    # of several processes the one that had the images which broke it
+    at_fault = [*map(bool, from_processes(found.rows)), True].index(True)
+    if rank_distrib() != at_fault % max(1, num_distrib()): return
     # to go on would end in the same way
     (out/LAST).unlink(missing_ok=True)
-    found = learn.finite_loss.found
     batch = [t.cpu() for t in found.batch]
     show_batch([torch.nan_to_num(t) for t in batch], vocab, n=16)
     save_figure(plt.gcf(), out/'broken.png')
@@ -233,26 +241,32 @@ def _save_broken(learn, vocab, out):
 # %% ../nbs/16_runs.ipynb #624783fd
 def _train(data, out, recipe, drop_bad, begin=None):
     start = time.time()
-    _clear(out, '.part-*-{}')
-    folder, vocab = _read(data, out, drop_bad, recipe.seed)
+    with first_alone():
+        if is_first(): _clear(out, '.part-*-{}')
+        folder, vocab = _read(data, out, drop_bad, recipe.seed)
     now = _begin(data, drop_bad, recipe, folder.train + folder.valid)
     if begin not in (None, now):
         raise ValueError(f'{data}: the data are not those that the training in {out} began '
                          'with; bring them back, or begin anew, with --overwrite')
     print(folder)
     print(recipe)
-    learn = recipe_learner(folder.train, folder.valid, vocab, recipe, out/'history.csv',
-                           metrics=lambda anchors: [MeanAP(anchors)], path=out,
-                           cbs=[_BestSoFar(out/'detector.pt', vocab, recipe.size),
-                                Checkpoint(out/LAST, now)])
+    table = None
+    writers = []
+    if is_first():
+        table = out/'history.csv'
+        writers = [_BestSoFar(out/'detector.pt', vocab, recipe.size),
+                   Checkpoint(out/LAST, now)]
+    learn = recipe_learner(folder.train, folder.valid, vocab, recipe, table, cbs=writers,
+                           metrics=lambda anchors: [MeanAP(anchors)], path=out)
     done = 0
     if begin: done = load_checkpoint(learn, out/LAST)
     # only now, when all is ready to begin
-    else: _clear(out)
+    elif is_first(): _clear(out)
     try: fit_recipe(learn, recipe, done)
     except ValueError:
         if learn.history.broken: _save_broken(learn, vocab, out)
         raise
+    if not is_first(): return
     return _judge(learn, recipe, folder, vocab, data, out, start)
 
 # %% ../nbs/16_runs.ipynb #624783fb

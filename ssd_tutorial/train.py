@@ -30,14 +30,14 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.learner import AvgMetric, Learner
     from fastai.optimizer import OptimWrapper
-    from fastai.torch_core import default_device, params, set_seed
+    from fastai.torch_core import default_device, params, rank_distrib, set_seed
 
 # %% ../nbs/09_train.ipynb #86cf4b0c
 class FullBatchLoss(Callback):
     "Scale the summed loss of a smaller validation batch up to a full one."
     def after_loss(self):
         if self.training or self.loss_func.reduction != 'sum': return
-        full = self.dls.train.batch_size
+        full = self.dls.train.batch_sampler.batch_size
         self.learn.loss = self.loss * (full / len(self.xb[0]))
 
 # %% ../nbs/09_train.ipynb #9be877b7
@@ -203,6 +203,10 @@ class _Learner(Learner):
         device = next(self.model.parameters()).device
         return tuple(t.to(device, non_blocking=True) for t in b)
 
+    def to_detach(self, b, cpu=True, gather=True):
+        # where there are several processes, `Distributed` gathers what each has measured
+        return super().to_detach(b, cpu, gather=False)
+
 # %% ../nbs/09_train.ipynb #84bd3824
 def body_and_head(model: SSD # from `ssd_model`
     ) -> list: # two lists of weights
@@ -314,9 +318,11 @@ class EpochSeed(Callback):
         # hashed: seed 0 in epoch 1 has other numbers than seed 1 in epoch 0
         mixed = np.random.SeedSequence([self.seed, len(self.history.rows)])
         seed = int(mixed.generate_state(1)[0])
-        set_seed(seed)
         loader = self.dls.train
         if loader.generator is not None: loader.generator.manual_seed(seed)
+        # of several processes all have the same order, but not the same flips and dropout
+        seed = (seed + rank_distrib()) % 2**32
+        set_seed(seed)
         # augmentation has random numbers of its own
         if hasattr(loader.dataset.transform, 'reseed'): loader.dataset.transform.reseed(seed)
 

@@ -69,7 +69,10 @@ def run(path, everything=False):
     start = time.time()
     mark(nb)
     folder = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(nb, timeout=1200, kernel_name="python3", resources=folder).execute()
+    # what a cell prints is one output, in however many pieces it came
+    client = NotebookClient(nb, timeout=1200, kernel_name="python3", resources=folder,
+                            coalesce_streams=True)
+    client.execute()
     unmark(nb)
     seconds = time.time() - start
     text = nbformat.writes(nb) + "\n"
