@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
 
-.PHONY: demo test test-lowest fuzz coverage notebooks docs docs-serve export check readme lint wheel clean
+.PHONY: demo test test-lowest fuzz fuzz-guided coverage notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo --overwrite
@@ -47,8 +47,13 @@ lint: .venv/dev
 test-lowest:  ## the tests on the lowest versions that settings.ini allows, in .venv-lowest
 	bash tools/test_lowest.sh
 
-fuzz: .venv/dev  ## ten thousand damaged files and random numbers for each reader, loss and so on
+fuzz: .venv/dev  ## ten thousand damaged files and random numbers for each reader, loss and so on; thirty kills
 	FUZZ=10000 $(PY) -m pytest -n 2 tests/test_fuzz.py
+	KILLS=30 $(PY) -m pytest -n 2 tests/test_resume.py -k killed
+
+fuzz-guided: .venv/dev  ## a minute for each reader, guided by which lines run (Linux)
+	$(PY) -m pip install --quiet --disable-pip-version-check atheris
+	for name in voc coco yolo image; do $(PY) tools/fuzz_guided.py $$name 60 || exit 1; done
 
 coverage: .venv/dev docs  ## lines of the package that notebooks and tests run
 	rm -f .coverage
@@ -61,7 +66,7 @@ wheel: .venv/dev  ## build wheel and sdist; both must work in a fresh environmen
 	bash tools/check_wheel.sh
 
 clean:
-	rm -rf .venv .venv-wheel build dist runs _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .venv-lowest ssd_tutorial/__pycache__
+	rm -rf .venv .venv-wheel build dist runs _docs _proc .fuzz *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage .venv-lowest ssd_tutorial/__pycache__
 
 # Installed once, again when the packaging changes. An interrupted install leaves no stamp and is repeated.
 .venv/bin/python:

@@ -41,7 +41,8 @@ class BatchShare:
     def __iter__(self):
         for batch in self.batches:
             share = batch[self.rank::self.n]
-            # the last batch of a validation may have fewer images than there are processes
+            # the last batch of a validation may have fewer images than there are processes;
+            # in training an incomplete batch is dropped
             if share: yield share
 
 # %% ../nbs/19_distributed.ipynb #19d00011
@@ -58,9 +59,10 @@ def share_batches(loader: DataLoader, # from `ssd_dataloaders`, with a seed
                       persistent_workers=loader.persistent_workers)
 
 # %% ../nbs/19_distributed.ipynb #19d00016
-def mean_over_processes(x: torch.Tensor) -> torch.Tensor:
+def mean_over_processes(x: torch.Tensor # of one shape in all processes
+    ) -> torch.Tensor: # without a gradient
     "The mean of a tensor over all processes; each must call this."
-    # a copy, and no whole numbers
+    # a copy, as `all_reduce` writes into it; whole numbers become fractions
     total = x.detach() * 1.
     dist.all_reduce(total)
     return total / num_distrib()
@@ -76,7 +78,7 @@ def from_processes(x # anything that can be pickled
 # %% ../nbs/19_distributed.ipynb #19d00018
 class Distributed(Callback):
     "One training, shared among the processes of `torchrun`."
-    order = 11    # when the model is on its device
+    order = 11    # after fastai has moved the model to its device
     loaders = None
     def __init__(self,
                  bs: int, # images in a batch, of all processes together
@@ -110,7 +112,7 @@ def after_pred(self: Distributed):
 
 @patch
 def _count(self: Distributed, positive):
-    "In place of the loss's own `count`."
+    "In place of the loss's own `count`: at least 1 in the whole batch is 1/n on average."
     return mean_over_processes(positive.sum()).clamp(min=1 / self.n)
 
 @patch
@@ -143,7 +145,7 @@ def is_first() -> bool:
     return rank_distrib() == 0
 
 def _backend():
-    "Take the GPU of this process, if there are any; by what the processes talk."
+    "Choose this process's GPU, if there are any; the library by which the processes talk."
     if not torch.cuda.is_available(): return 'gloo'
     local = int(os.environ['LOCAL_RANK'])
     n = torch.cuda.device_count()

@@ -369,7 +369,7 @@ def test_curves_end_where_the_detections_end():
     r = report_of((found, Sample('x', [[0, 0, 4, 4], [9, 9, 12, 12]], ['a', 'b'])))
     fig = r.plot(score_thresh=.6)
     lines = [l for l in fig.axes[0].lines if len(l.get_xdata()) > 1]
-    assert [l.get_label() for l in lines] == ['a, AP50 1.00', 'b, AP50 0.00']
+    assert [l.get_label() for l in lines] == ['a, area 1.00', 'b, area 0.00']
     assert lines[0].get_xdata().tolist() == [0, 1]
     # one dot: nothing of b scores 0.6
     assert len(fig.axes[0].lines) == 3

@@ -115,15 +115,24 @@ def test_death_while_the_files_are_written(whole, tmp_path, monkeypatch):
     assert_the_same(tmp_path/'run', whole)
 
 
-@pytest.mark.parametrize('signal', [KILL, signal.SIGTERM], ids=str)
-def test_a_process_that_is_killed(whole, tmp_path, signal):
+# seconds after the first epoch; `make fuzz` adds thirty random moments
+KILLS = [(KILL, 0), (signal.SIGTERM, 0)]
+rng = random.Random(os.environ.get('SEED'))
+KILLS += [(KILL, rng.uniform(0, 1)) for _ in range(int(os.environ.get('KILLS', 0)))]
+
+
+@pytest.mark.parametrize('n', range(len(KILLS)))
+def test_a_process_that_is_killed(whole, tmp_path, n):
+    signal, moment = KILLS[n]
     os.symlink(whole/'data', tmp_path/'data')
     process = subprocess.Popen([sys.executable, '-c', TRAIN], cwd=tmp_path,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     last = tmp_path/'run'/LAST
     while process.poll() is None and not last.is_file(): time.sleep(.01)
+    time.sleep(moment)
     process.send_signal(signal)
     process.wait()
+    print('killed' if last.is_file() else 'was done')
     # it may have been done already
     if last.is_file(): resume_training(tmp_path/'run')
     assert_the_same(tmp_path/'run', whole)

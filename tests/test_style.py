@@ -1,6 +1,9 @@
 "The rules of code in CONTRIBUTING.md, for every module, notebook, test, tool and benchmark."
 import ast
+import builtins
+import json
 import re
+import symtable
 
 import pytest
 
@@ -97,3 +100,33 @@ def test_the_package_says_why_and_is_not_dense():
     assert dense <= 3, f'{dense} % of the lines have 30 tokens or more, at most 3 %: {SPLIT}'
     comments = style.measure_functions(codes)['comments %']
     assert comments >= 5, f'{comments} comments of why in 100 lines of code, at least 5'
+
+
+def names_of(table):
+    "Names that code at the top of a cell gives a value, and those that the cell asks for."
+    given = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+    asked = set()
+    tables = [table]
+    while tables:
+        inner = tables.pop()
+        tables += inner.get_children()
+        asked |= {s.get_name() for s in inner.get_symbols() if s.is_referenced()
+                  and (inner is table or s.is_global())}
+    return given, asked
+
+
+@pytest.mark.parametrize('path', style.find_files('nbs/**/*.ipynb'), ids=lambda p: p.stem)
+def test_a_reader_can_run_what_is_seen(path):
+    "No visible cell needs a name from one that the page does not show."
+    seen = set(dir(builtins))
+    unseen = {}
+    for cell in json.loads(path.read_text('utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        # a command to install something is hidden and gives no names
+        if cell['cell_type'] != 'code' or re.search(r'^ *%', source, re.MULTILINE): continue
+        given, asked = names_of(symtable.symtable(source, path.name, 'exec'))
+        if re.search(r'^#\| *hide *$', source, re.MULTILINE):
+            unseen |= dict.fromkeys(given, cell['id'])
+            continue
+        assert {n: unseen[n] for n in asked - given - seen if n in unseen} == {}, cell['id']
+        seen |= given
