@@ -7,7 +7,7 @@ __all__ = ['import_imgaug', 'ResizeTransform', 'ImgaugTransform', 'train_transfo
            'V2Transform']
 
 # %% ../nbs/05_augment.ipynb #0df1dc30
-import pickle
+import os, pickle
 
 import numpy as np
 import torch
@@ -57,7 +57,10 @@ def _article_augmenter():
 def _worker_seed(seed):
     "Seed for this process: the given one, or in a loader's worker one of its own."
     worker = get_worker_info()
-    return seed if worker is None else (worker.seed + (seed or 0)) % 2**31
+    if worker is None: return seed
+    # trainings on several GPUs have workers of the same seeds
+    apart = 1000 * int(os.environ.get('RANK', 0))
+    return (worker.seed + (seed or 0) + apart) % 2**31
 
 class _Varied:
     "Resize to a square, then vary at random."

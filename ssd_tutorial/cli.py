@@ -13,10 +13,10 @@ from typing import Annotated
 from fastcore.script import call_parse
 
 from .check import check_dataset, fix_dataset
-from .distributed import processes
+from .distributed import processes, together
 from .model import SMALL_ARCHS
 from .predict import SCORE_THRESH
-from .recipes import preset
+from .recipes import fetch_weights, preset
 from .runs import (LAST, evaluate_folder, predict_files, resume_training,
                                save_figure, train_detector)
 from .video import is_video, predict_video
@@ -51,7 +51,9 @@ def _train(data, out, model, scratch, lenient, overwrite, given):
     situation = 'scratch' if scratch or small else 'pretrained'
     if data == 'shapes': situation = 'shapes'
     recipe = preset(model, situation, **given)
-    try: return train_detector(data, out, recipe, lenient, overwrite)
+    try:
+        if together(): fetch_weights(recipe)
+        return train_detector(data, out, recipe, lenient, overwrite)
     except ConnectionError as e:
         # weights one can do without, but not without the data
         if not recipe.pretrained or data == 'pascal': raise

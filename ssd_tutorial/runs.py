@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 
 from .check import check_dataset
 from .data import Vocab, split_samples
-from .distributed import first_alone, from_processes, is_first
+from .distributed import first_alone, rank
 from .errors import find_errors
 from .evaluate import MeanAP
 from .folders import Folder, read_folder
@@ -35,7 +35,6 @@ from .train import Checkpoint, load_checkpoint, read_checkpoint
 
 # after `train`, which imports fastai without its warnings
 from fastai.callback.core import Callback
-from fastai.torch_core import num_distrib, rank_distrib
 
 # %% ../nbs/16_runs.ipynb #60ee8d91
 def _drawn(data, out, drop_bad, seed):
@@ -183,7 +182,7 @@ class _BestSoFar(Callback):
 @contextmanager
 def _locked(out):
     "One training at a time in a folder. Raises `ValueError` for a second one."
-    if not is_first():
+    if rank():
         yield
         return
     lock = FileLock(out/'.lock')
@@ -209,7 +208,7 @@ def train_detector(data, # shapes, pascal, or an annotated folder
     ) -> dict: # the facts that are written to metrics.json
     "Read, train, evaluate, write: what `ssd_train` does once its settings are fixed."
     out = Path(out)
-    if is_first(): _own_folder(out, overwrite)
+    if not rank(): _own_folder(out, overwrite)
     with _locked(out): return _train(data, out, recipe, drop_bad)
 
 def resume_training(out # folder of a run that was interrupted
@@ -227,22 +226,22 @@ def resume_training(out # folder of a run that was interrupted
 # %% ../nbs/16_runs.ipynb #624783f0
 def _save_broken(learn, vocab, out):
     "The batch whose loss was not finite: a picture, and a file for `torch.load`."
-    found = learn.finite_loss.found
-    # of several processes the one that had the images which broke it
-    at_fault = [*map(bool, from_processes(found.rows)), True].index(True)
-    if rank_distrib() != at_fault % max(1, num_distrib()): return
-    # to go on would end in the same way
-    (out/LAST).unlink(missing_ok=True)
-    batch = [t.cpu() for t in found.batch]
-    show_batch([torch.nan_to_num(t) for t in batch], vocab, n=16)
-    save_figure(plt.gcf(), out/'broken.png')
-    with atomic_write(out/'broken.pt') as part: torch.save(batch, part)
+    # several processes end once this is written
+    with first_alone():
+        if rank(): return
+        found = learn.finite_loss.found
+        # to go on would end in the same way
+        (out/LAST).unlink(missing_ok=True)
+        batch = [t.cpu() for t in found.batch]
+        show_batch([torch.nan_to_num(t) for t in batch], vocab, n=16)
+        save_figure(plt.gcf(), out/'broken.png')
+        with atomic_write(out/'broken.pt') as part: torch.save(batch, part)
 
 # %% ../nbs/16_runs.ipynb #624783fd
 def _train(data, out, recipe, drop_bad, begin=None):
     start = time.time()
     with first_alone():
-        if is_first(): _clear(out, '.part-*-{}')
+        if not rank(): _clear(out, '.part-*-{}')
         folder, vocab = _read(data, out, drop_bad, recipe.seed)
     now = _begin(data, drop_bad, recipe, folder.train + folder.valid)
     if begin not in (None, now):
@@ -252,7 +251,7 @@ def _train(data, out, recipe, drop_bad, begin=None):
     print(recipe)
     table = None
     writers = []
-    if is_first():
+    if not rank():
         table = out/'history.csv'
         writers = [_BestSoFar(out/'detector.pt', vocab, recipe.size),
                    Checkpoint(out/LAST, now)]
@@ -261,12 +260,12 @@ def _train(data, out, recipe, drop_bad, begin=None):
     done = 0
     if begin: done = load_checkpoint(learn, out/LAST)
     # only now, when all is ready to begin
-    elif is_first(): _clear(out)
+    elif not rank(): _clear(out)
     try: fit_recipe(learn, recipe, done)
     except ValueError:
         if learn.history.broken: _save_broken(learn, vocab, out)
         raise
-    if not is_first(): return
+    if rank(): return
     return _judge(learn, recipe, folder, vocab, data, out, start)
 
 # %% ../nbs/16_runs.ipynb #624783fb

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from .data import Loaders
+from .distributed import rank
 from .model import SSD, early_layers
 from .readers import atomic_write, check_archive
 
@@ -30,7 +31,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.learner import AvgMetric, Learner
     from fastai.optimizer import OptimWrapper
-    from fastai.torch_core import default_device, params, rank_distrib, set_seed
+    from fastai.torch_core import default_device, params, set_seed
 
 # %% ../nbs/09_train.ipynb #86cf4b0c
 class FullBatchLoss(Callback):
@@ -321,7 +322,7 @@ class EpochSeed(Callback):
         loader = self.dls.train
         if loader.generator is not None: loader.generator.manual_seed(seed)
         # of several processes all have the same order, but not the same flips and dropout
-        seed = (seed + rank_distrib()) % 2**32
+        seed = (seed + 1000 * rank()) % 2**32
         set_seed(seed)
         # augmentation has random numbers of its own
         if hasattr(loader.dataset.transform, 'reseed'): loader.dataset.transform.reseed(seed)
