@@ -18,6 +18,7 @@ MODULE = re.compile(rf"\| `({'|'.join(m.name for m in modules())})` \|$", re.MUL
 TITLE = re.compile(r"\A# ")
 SUBTITLE = re.compile(r"^(> .*\n?)", re.MULTILINE)
 SIZE = re.compile(r'style="width: ([\d.]+)px; height: ([\d.]+)px;"')
+FIGURE = re.compile(r'<img alt="[^"]*" height="\d+" src="[^"]*" width="(\d+)"(?= />)')
 DRAWING = re.compile(r'<img alt="[^"]*" src="[^"]*/([\w-]+\.(?:svg|jpg))"(?= />)')
 START = """
 
@@ -124,10 +125,7 @@ def page(nb, name):
 
 def sized(app, pagename, template, context, doctree):
     "Sizes of pictures as attributes: a style would keep the height where the page is narrow."
-    def attributes(m):
-        # a phone shows wide ones at a size that can be read, and scrolls them
-        wide = " data-wide" if float(m[1]) > 700 else ""
-        return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"{wide}'
+    def attributes(m): return f'width="{float(m[1]):.0f}" height="{float(m[2]):.0f}"'
     body = SIZE.sub(attributes, context.get("body", ""))
 
     # drawings and photographs know their own
@@ -137,7 +135,9 @@ def sized(app, pagename, template, context, doctree):
             width, height = Image.open(file).size
             return f'{m[0]} width="{width}" height="{height}"'
         return m[0] + re.search(r' width="\d+" height="\d+"', file.read_text("utf-8"))[0]
-    context["body"] = DRAWING.sub(drawn, body)
+    # a phone shows wide figures at a size that can be read, and scrolls them
+    def marked(m): return f"{m[0]} data-wide" if int(m[1]) > 700 else m[0]
+    context["body"] = FIGURE.sub(marked, DRAWING.sub(drawn, body))
 
 
 def source_read(app, docname, source):
