@@ -1,7 +1,6 @@
 "Several processes of `torchrun` on one CPU, over Gloo: the same training as that of one."
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -130,6 +129,7 @@ def data(tmp_path_factory):
 
 
 def test_one_process_writes_and_another_number_goes_on(data, tmp_path):
+    psutil = pytest.importorskip('psutil')
     out = tmp_path/'run'
     command = [*TWO, *COMMAND, '--data', str(data), '--epochs', '300', '--out', str(out)]
     # a session of its own, so that it can be interrupted as a whole
@@ -138,9 +138,10 @@ def test_one_process_writes_and_another_number_goes_on(data, tmp_path):
     until = time.monotonic() + 120
     while not (out/'last.pt').is_file() and time.monotonic() < until: time.sleep(.1)
     assert (out/'last.pt').is_file(), training.communicate()
-    workers = run(['pgrep', '-f', '--', f'-u -m ssd_tutorial.cli .*{out}']).stdout.split()
+    children = psutil.Process(training.pid).children()
+    workers = [p for p in children if 'ssd_tutorial.cli' in p.cmdline()]
     assert len(workers) == 2
-    os.kill(int(workers[-1]), signal.SIGKILL)
+    workers[1].kill()
     printed, said = training.communicate(timeout=60)
     assert training.returncode != 0
     # what is printed, is printed once
