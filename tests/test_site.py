@@ -60,18 +60,25 @@ LOUD = f'''() => {{ {LIGHT}
   return comments.filter(e => bright(e) > 30 || contrast(e) > contrast(e.closest('pre')))
                  .map(e => 'loud: ' + e.innerText.slice(0, 60)) }}'''
 
-# Figures: loaded, with a text, with a size that the page can keep free; never wider than the
-# page, never squeezed; on a light card in its own colours
-POOR = '''() => [...document.querySelectorAll('.bd-article img')].flatMap(i => {
+# Figures: loaded, with a text, with a size that the page can keep free; never wider than what
+# holds it, or than the page; never squeezed; on a light card in its own colours. On a phone
+# wide ones scroll inside themselves
+POOR = '''() => { const scrolls = i => {
+  const figure = i.closest('figure'), right = figure?.getBoundingClientRect().right;
+  const inside = right <= innerWidth && getComputedStyle(figure).overflowX == 'auto';
+  return innerWidth < 600 && inside;
+}
+  return [...document.querySelectorAll('.bd-article img')].flatMap(i => {
   const s = getComputedStyle(i), r = i.getBoundingClientRect();
   const pad = parseFloat(s.paddingTop) * 2;
   const shown = (r.width - pad) / (r.height - pad), natural = i.naturalWidth / i.naturalHeight;
   return Object.entries({
     unloaded: !i.naturalWidth, 'without a text': !i.alt.trim() || i.alt.endsWith('.png'),
     'without a size': !i.getAttribute('width') || !i.getAttribute('height'),
-    squeezed: Math.abs(shown / natural - 1) > .03, 'too wide': r.right > innerWidth,
+    squeezed: Math.abs(shown / natural - 1) > .03,
+    'too wide': r.right > innerWidth && !scrolls(i),
     'not on white': s.backgroundColor != 'rgb(255, 255, 255)', recoloured: s.filter != 'none'})
-    .filter(([, bad]) => bad).map(([what]) => `${what}: ${i.src}`) })'''
+    .filter(([, bad]) => bad).map(([what]) => `${what}: ${i.src}`) }) }'''
 
 # Code and outputs that are wider than their box, with the longest line. On a phone they may be,
 # but then the box must scroll inside itself, and be no wider than the page.
