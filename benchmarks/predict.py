@@ -41,17 +41,11 @@ def ours(args, samples):
     return Detector(learn.model.cpu(), anchors, loader.dataset.vocab, recipe.size), loader
 
 
-def mixed(bf16): return torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-
-
-def ours_predict(detector, paths, score): return detector.predict(paths, score)
-
-
 @torch.no_grad()
 def ssdlite_predict(net, paths, score, bf16):
     net.score_thresh = score
     results = []
-    with mixed(bf16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         for i in range(0, len(paths), 32):
             images = [pil_to_tensor(load_image(p)).float() / 255 for p in paths[i:i + 32]]
             results += net(images)
@@ -71,7 +65,7 @@ def shares(detector, paths, score):
                 patch.object(fast, "forward", clock.of("model", fast.forward))]
     for p in patches: p.start()
     start = time.perf_counter()
-    ours_predict(detector, paths, score)
+    detector.predict(paths, score)
     clock["the rest"] = time.perf_counter() - start - sum(clock.values())
     for p in patches: p.stop()
     return {k: v / len(paths) * 1e3 for k, v in clock.items()}
@@ -118,7 +112,7 @@ def main(args):
     parts = []
     for score in (.5, .01):
         given = paths, score
-        runs = {"`Detector.predict`": partial(ours_predict, detector, *given),
+        runs = {"`Detector.predict`": partial(detector.predict, *given),
                 "torchvision's ssdlite320": partial(ssdlite_predict, net, *given, False)}
         # ours takes short numbers by itself where the hardware has them
         if has_bf16():

@@ -219,6 +219,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'ssd_tutorial/distributed.py'),
                                           'ssd_tutorial.distributed.mean_over_processes': ( 'distributed.html#mean_over_processes',
                                                                                             'ssd_tutorial/distributed.py'),
+                                          'ssd_tutorial.distributed.n_processes': ( 'distributed.html#n_processes',
+                                                                                    'ssd_tutorial/distributed.py'),
                                           'ssd_tutorial.distributed.processes': ( 'distributed.html#processes',
                                                                                   'ssd_tutorial/distributed.py'),
                                           'ssd_tutorial.distributed.rank': ('distributed.html#rank', 'ssd_tutorial/distributed.py'),

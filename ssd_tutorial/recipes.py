@@ -18,7 +18,8 @@ from .anchors import make_anchors, suggest_anchors
 from .augment import (FlipTransform, ResizeTransform, photo_transform,
                                   train_transform)
 from .data import Loaders, ObjectDataset, Vocab, ssd_dataloaders
-from .distributed import Distributed, first_alone, from_processes, together
+from .distributed import (Distributed, first_alone, from_processes,
+                                      n_processes, together)
 from .loss import (FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss,
                                OffsetLoss, SSDLoss, VarifocalLoss)
 from .model import SMALL_ARCHS, fast_dtype, grid_sizes, ssd_body, ssd_model
@@ -191,7 +192,7 @@ def _common_dtype():
 def _shared(loader):
     # fewer than the recipe's where there are fewer images
     bs = loader.batch_size
-    n = len(from_processes(bs))
+    n = n_processes()
     if bs >= n: return Distributed()
     raise ValueError(f'a batch of {bs} cannot be shared among {n} processes; take a larger bs, '
                      'or fewer processes')

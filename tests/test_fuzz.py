@@ -123,11 +123,17 @@ def change_bytes(file, read, *args):
 
 # ---- readers
 
+def voc_set(root):
+    "A folder of two images with two objects each; one of its XML files."
+    two = [voc_object(), voc_object('dog', (8, 9, 40, 30))]
+    make_voc(root, ['a', 'b'], dict(train=['a', 'b']), two)
+    return root/'Annotations'/'a.xml'
+
+
 @pytest.fixture(scope='module')
 def voc(tmp_path_factory):
     root = tmp_path_factory.mktemp('voc')/'set'
-    two = [voc_object(), voc_object('dog', (8, 9, 40, 30))]
-    make_voc(root, ['a', 'b'], dict(train=['a', 'b']), two)
+    voc_set(root)
     return root
 
 
@@ -226,18 +232,29 @@ def test_structure_of_json(coco):
     finally: coco.write_text(content)
 
 
-def test_bytes_of_yolo_rows(tmp_path_factory):
-    "YOLO: bytes of a text file changed, cut, doubled, put in"
-    folder = tmp_path_factory.mktemp('yolo')/'set'
-    noise(folder/'a.png')
-    (folder/'classes.txt').write_text('cat\ndog\n')
+def yolo_set(root):
+    "A folder of one image with boxes and a polygon; its text file."
+    noise(root/'a.png')
+    (root/'classes.txt').write_text('cat\ndog\n')
     rows = b'0 0.5 0.5 0.2 0.3\n1 0.25 0.75 0.1 0.1\n1 0.1 0.1 0.2 0.1 0.2 0.3\n'
+    (root/'a.txt').write_bytes(rows)
+    return root/'a.txt'
 
-    (folder/'a.txt').write_bytes(rows)
-    change_bytes(folder/'a.txt', read_yolo, folder)
+
+def test_bytes_of_yolo_rows(tmp_path):
+    "YOLO: bytes of a text file changed, cut, doubled, put in"
+    change_bytes(yolo_set(tmp_path/'set'), read_yolo, tmp_path/'set')
 
 
 # ---- images and detectors
+
+def look_or_refuse(file):
+    "The size of an image, and the image: one that has pixels, or a clear error."
+    for look in (image_size, load_image):
+        try: size = look(file)
+        except (FileNotFoundError, ValueError) as e: assert str(file) in str(e)
+        else: assert min(getattr(size, 'size', size)) > 0
+
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'BMP', 'TIFF', 'WEBP'])
 def test_bytes_of_images(tmp_path, kind):
@@ -251,10 +268,7 @@ def test_bytes_of_images(tmp_path, kind):
     @counted
     def run(changed):
         file.write_bytes(changed)
-        for look in (image_size, load_image):
-            try: size = look(file)
-            except (FileNotFoundError, ValueError) as e: assert str(file) in str(e)
-            else: assert min(getattr(size, 'size', size)) > 0
+        look_or_refuse(file)
 
     run()
 
