@@ -7,6 +7,8 @@ __all__ = ['BCELoss', 'FocalLoss', 'HardNegativeLoss', 'box_l1', 'SSDLoss', 'Off
            'GIoULoss', 'VarifocalLoss']
 
 # %% ../nbs/08_loss.ipynb #751d262b
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -111,12 +113,11 @@ def _check_sizes(classes, n_anchors, n_classes):
 # %% ../nbs/08_loss.ipynb #10ad0034
 class _AnchorLoss(nn.Module):
     "What both losses share: the anchors, their targets, and two terms that are added."
-    def __init__(self, anchors, n_classes, class_loss, match_thresh, neg_thresh=None):
+    def __init__(self, anchors, n_classes, class_loss, matcher):
         super().__init__()
         self.n_classes = n_classes
         self.class_loss = FocalLoss() if class_loss is None else class_loss
-        self.match_thresh = match_thresh
-        self.neg_thresh = neg_thresh
+        self.matcher = matcher
         self._coder = anchors.coder
         # buffers go where the module goes; it is made with them, so they are not saved
         self.register_buffer('_anchor_boxes', anchors.cxcywh, persistent=False)
@@ -129,7 +130,7 @@ class _AnchorLoss(nn.Module):
 
     def targets(self, boxes, labels):
         "Class `(B,A)` and object's box `(B,A,4)` of every anchor."
-        m = match(self.anchors, boxes, labels, self.match_thresh, self.neg_thresh)
+        m = self.matcher(self.anchors, boxes, labels)
         return m.labels, _object_boxes(boxes, m.index)
 
     def class_term(self, classes, found, acts, targets):
@@ -151,7 +152,8 @@ class SSDLoss(_AnchorLoss):
                  class_loss: nn.Module=None, # `FocalLoss()` by default
                  match_thresh: float=.4, # least IoU of a positive anchor
         ):
-        super().__init__(anchors, n_classes, class_loss, match_thresh)
+        super().__init__(anchors, n_classes, class_loss,
+                         partial(match, match_thresh=match_thresh))
 
     def terms(self,
               preds, # class logits `(B,A,C)` and box activations `(B,A,4)`
@@ -189,8 +191,10 @@ class MultiBoxLoss(_AnchorLoss):
                  match_thresh: float=.5, # least IoU of a positive anchor
                  neg_thresh: float=.4, # below it negative; up to `match_thresh` ignored
                  box_loss: nn.Module=None, # `OffsetLoss()` by default
+                 matcher=None, # in place of `match` with these thresholds
         ):
-        super().__init__(anchors, n_classes, class_loss, match_thresh, neg_thresh)
+        ours = partial(match, match_thresh=match_thresh, neg_thresh=neg_thresh)
+        super().__init__(anchors, n_classes, class_loss, matcher or ours)
         self.box_loss = OffsetLoss() if box_loss is None else box_loss
 
     def count(self, positive):

@@ -102,7 +102,8 @@ def test_whole_numbers_of_numpy_are_welcome():
 def test_the_model_and_its_anchors_fit(shapes16):
     model, loss = recipe_model(small('ssd'), shapes16, VOCAB)
     assert type(loss) is MultiBoxLoss and len(loss.anchors) == 6 * (16**2 + 8**2 + 4**2)
-    assert model.config == dict(arch='resnet8', n_classes=len(VOCAB), **HEADS['ssd'])
+    assert model.config == dict(arch='resnet8', n_classes=len(VOCAB), neck=None, numbers=4,
+                                **HEADS['ssd'])
     with torch.no_grad(): classes, acts = model.eval()(torch.zeros(1, 3, 64, 64))
     assert classes.shape == (1, len(loss.anchors), len(VOCAB))
     assert acts.shape == (1, len(loss.anchors), 4)
