@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CLAIMED_IOU', 'CODERS', 'Anchors', 'TanhCoder', 'decode_boxes', 'Match', 'real_objects', 'masked_iou',
            'forced_matches', 'match', 'make_anchors', 'SSDCoder', 'text_table', 'Coverage', 'coverage', 'show_coverage',
-           'suggest_anchors']
+           'suggest_anchors', 'side_distances', 'box_around', 'DistributionCoder', 'centres_inside', 'best_claim']
 
 # %% ../nbs/07_anchors.ipynb #a8c60d16
 import math
@@ -182,8 +182,6 @@ class SSDCoder:
         stretch = (b[..., 2:].clamp(min=1e-6) / size).log()
         return torch.cat([move / self.variances[0], stretch / self.variances[1]], -1)
 
-CODERS = dict(tanh=TanhCoder, ssd=SSDCoder) # by the name that a detector's file has for them
-
 
 # %% ../nbs/07_anchors.ipynb #7a10c030
 def text_table(columns: list, # headings
@@ -333,3 +331,60 @@ def suggest_anchors(samples, # list of `Sample`
     ratios = _ratios(boxes, n_ratios)
     zooms = _pick_zooms(boxes, grids, ratios, n_zooms)
     return dict(grids=tuple(grids), zooms=zooms, ratios=ratios, coder=SSDCoder())
+
+# %% ../nbs/07_anchors.ipynb #07af0002
+def side_distances(anchors: Anchors, # A of them, of which only centres and cells count
+                   boxes: Tensor, # `(...,A,4)` or `(...,M,1,4)` xyxy in [0,1]
+    ) -> Tensor: # `(...,A,4)` or `(...,M,A,4)` in cells; below 0 outside of the box
+    "How far it is from each centre to the left, top, right and bottom side of a box."
+    centre = anchors.cxcywh[:, :2]
+    reach = torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], -1)
+    return reach / anchors.cell.repeat(1, 2)
+
+def box_around(anchors: Anchors, # A of them
+               distances: Tensor, # `(...,A,4)` left, top, right, bottom, in cells
+    ) -> Tensor: # `(...,A,4)` xyxy in [0,1]
+    "The box whose sides are so far from each centre: the way back from `side_distances`."
+    reach = distances * anchors.cell.repeat(1, 2)
+    centre = anchors.cxcywh[:, :2]
+    return torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], -1)
+
+# %% ../nbs/07_anchors.ipynb #07af0007
+@dataclass(frozen=True)
+class DistributionCoder:
+    "Each distance to a side is the mean of a distribution (Li et al. 2020, section 3.2)."
+    bins: int = 16 # the distances 0 to `bins - 1` cells have an activation each
+    centres_only = True # the anchors' sizes mean nothing
+
+    def _whole(self, like): return torch.arange(self.bins, device=like.device).to(like.dtype)
+
+    def decode(self, acts, anchors):
+        "Boxes `(...,A,4)` xyxy from activations `(...,A,4*bins)`."
+        chances = acts.unflatten(-1, (4, self.bins)).softmax(-1)
+        return box_around(anchors, chances @ self._whole(acts))
+
+    def chances(self, boxes, anchors):
+        "Wanted chances `(...,A,4,bins)`: a distance is shared among the whole ones beside it."
+        distances = side_distances(anchors, boxes).clamp(0, self.bins - 1)
+        return (1 - (distances[..., None] - self._whole(boxes)).abs()).clamp(min=0)
+
+    def encode(self, boxes, anchors):
+        "Activations that decode to boxes, as far as they reach."
+        return self.chances(boxes, anchors).clamp(min=1e-9).log().flatten(-2)
+
+# by the name that a detector's file has for them
+CODERS = dict(tanh=TanhCoder, ssd=SSDCoder, distribution=DistributionCoder)
+
+# %% ../nbs/07_anchors.ipynb #07af000c
+def centres_inside(anchors: Anchors, # A of them
+                   boxes: Tensor, # `(...,M,4)` xyxy in [0,1]
+    ) -> Tensor: # `(...,M,A)` True where the centre of an anchor lies inside an object
+    "Which anchors stand inside which object."
+    return side_distances(anchors, boxes[..., None, :]).amin(-1) > 0
+
+def best_claim(claims: Tensor, # `(...,M,A)` how well anchors fit objects; below 0 not at all
+               labels: Tensor, # `(...,M)` class numbers, 0 for padding
+    ) -> Match: # its `iou` is the claim
+    "Give each anchor the object with the highest claim on it."
+    claim, index = claims.max(-2)
+    return Match(labels.gather(-1, index).where(claim >= 0, 0), index, claim)
