@@ -8,8 +8,8 @@ trained for the same time, on two kinds of drawn shapes and on photographs.
 Shapes are trained from random weights, photographs from ImageNet's. Each step is the one it
 stands upon, with one part changed (`STEPS`). Time is what the process calculates, so that other
 programs do not count; nobody evaluates while training. Results go row by row into ladder.csv
-beside this file, from which chapter 20 is made; a row that is there already is not trained
-again: delete the file to measure anew. Then a table and a picture, ladder.png.
+beside this file, from which chapter 20 makes its tables and its picture; a row that is there
+already is not trained again: delete the file to measure anew.
 """
 import argparse
 import ast
@@ -59,7 +59,6 @@ def grid_anchors(coder=None, zooms=(1.,)):
 def chosen_anchors(train, grids): return make_anchors(**suggest_anchors(train, grids))
 
 
-FREE = dict(k=1, anchors=grid_anchors(DistanceCoder()))
 STEPS = dict(
     article=Step("the article: 16 anchors in one grid", None, dict(
         arch="resnet8", maps=0, k=1, anchors=grid_anchors(), loss=SSDLoss)),
@@ -77,11 +76,13 @@ STEPS = dict(
                  (loss.VarifocalLoss,)),
     fpn=Step("feature pyramid", "quality", dict(neck="fpn"), (model.FeaturePyramid,)),
     ciou=Step("CIoU", "fpn", dict(box_loss=CIoULoss), (ladder.CIoULoss,)),
-    atss=Step("ATSS", "fpn", dict(matcher=atss_match), (ladder.atss_match, ladder._nearest)),
-    fcos=Step("no anchors: FCOS", "fpn", dict(FREE, matcher=centre_match),
+    atss=Step("ATSS", "fpn", dict(matcher=atss_match),
+              (ladder.atss_match, ladder.nearest_anchors)),
+    fcos=Step("no anchors: FCOS", "fpn", dict(
+        k=1, anchors=grid_anchors(DistanceCoder()), matcher=centre_match),
               (ladder.DistanceCoder, ladder.centre_match)),
     aligned=Step("the network chooses", "fcos", dict(matcher=None, loss=TaskAlignedLoss),
-                 (loss.TaskAlignedLoss, loss.aligned_match, loss._wanted_scores)),
+                 (loss.TaskAlignedLoss, loss.aligned_match, loss.wanted_scores)),
     sides=Step("sides as distributions", "aligned", dict(
         numbers=64, anchors=grid_anchors(anchors.DistributionCoder()),
         box_loss=DistributionLoss), (anchors.DistributionCoder, loss.DistributionLoss)),
@@ -240,12 +241,19 @@ def rows_of(name, data, folders, seed, seconds):
     weights = sum(p.numel() for p in detector.model.parameters())
     for step in [s for s in STEPS if training_of(s) == name]:
         report = judged(parts_of(step), detector, test)
-        yield dict(step=step, data=data, seed=seed, seconds=f"{seconds:g}",
+        yield dict(step=step, base=STEPS[step].base, text=STEPS[step].text,
+                   data=data, seed=seed, seconds=f"{seconds:g}",
                    map=f"{report.map:.4f}", map50=f"{report.map50:.4f}",
                    ap75=f"{report.map75:.4f}", precision=f"{precision_at(report):.4f}",
                    weights=weights, train_images=f"{speed:.1f}",
                    predict_images=f"{images_per_second(detector, test):.1f}",
                    lines=n_lines(STEPS[step].code))
+
+
+def done(file, *wanted):
+    "Is there a row of this step, these data, seed and seconds?"
+    key = dict(zip(KEY, wanted))
+    return any(key.items() <= row.items() for row in read_rows(file))
 
 
 def main(args):
@@ -260,8 +268,7 @@ def main(args):
         for name in names:
             for step in STEPS:
                 if training_of(step) != step or args.only and step not in args.only: continue
-                done = [tuple(r[k] for k in KEY) for r in read_rows(args.out)]
-                if (step, name, str(seed), f"{args.seconds:g}") in done: continue
+                if done(args.out, step, name, str(seed), f"{args.seconds:g}"): continue
                 for row in rows_of(step, name, folders, seed, args.seconds):
                     add_row(args.out, row, machine())
                     print(*row.values(), sep=", ", flush=True)

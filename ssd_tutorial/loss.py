@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BCELoss', 'FocalLoss', 'HardNegativeLoss', 'box_l1', 'object_boxes', 'SSDLoss', 'OffsetLoss', 'MultiBoxLoss',
-           'paired_iou', 'GIoULoss', 'VarifocalLoss', 'aligned_match', 'DistributionLoss', 'TaskAlignedLoss']
+           'paired_iou', 'GIoULoss', 'VarifocalLoss', 'wanted_scores', 'aligned_match', 'DistributionLoss',
+           'TaskAlignedLoss']
 
 # %% ../nbs/08_loss.ipynb #751d262b
 from functools import partial
@@ -273,8 +274,12 @@ class VarifocalLoss(BCELoss):
     def extra_repr(self): return f'alpha={self.alpha}, gamma={self.gamma}'
 
 # %% ../nbs/08_loss.ipynb #08af0003
-def _wanted_scores(aligned, overlap, chosen, index):
-    "What each anchor's score shall be `(...,A)`: the best has the IoU of its box."
+def wanted_scores(aligned: Tensor, # `(...,M,A)` how well each anchor predicts an object
+                  overlap: Tensor, # `(...,M,A)` IoU of its box with the object
+                  chosen: Tensor, # `(...,M,A)` True for the anchors that an object has chosen
+                  index: Tensor, # `(...,A)` row of the object that got the anchor
+    ) -> Tensor: # `(...,A)` in [0,1]
+    "What each anchor's score shall be: the best has the IoU of its box."
     rows = torch.arange(chosen.shape[-2], device=index.device)[:, None]
     # an anchor that several objects have chosen counts for the one that got it
     chosen = chosen & (index[..., None, :] == rows)
@@ -283,6 +288,7 @@ def _wanted_scores(aligned, overlap, chosen, index):
     reached = (overlap * chosen).amax(-1, keepdim=True)
     return (aligned / best * reached).amax(-2)
 
+# %% ../nbs/08_loss.ipynb #08af000f
 @torch.no_grad()
 def aligned_match(anchors: Anchors, # A of them
                   boxes: Tensor, # `(B,M,4)` xyxy in [0,1]; rows of no area are padding
@@ -303,7 +309,7 @@ def aligned_match(anchors: Anchors, # A of them
     best = aligned.topk(min(10, len(anchors))).indices
     chosen = torch.zeros_like(able).scatter(-1, best, True) & (aligned > 0)
     m = best_claim(overlap.where(chosen, -1), labels)
-    return m._replace(iou=_wanted_scores(aligned, overlap, chosen, m.index))
+    return m._replace(iou=wanted_scores(aligned, overlap, chosen, m.index))
 
 # %% ../nbs/08_loss.ipynb #08af0007
 class DistributionLoss(GIoULoss):
@@ -325,6 +331,7 @@ class DistributionLoss(GIoULoss):
 
     def extra_repr(self): return f'weight={self.weight}, sides={self.sides}'
 
+# %% ../nbs/08_loss.ipynb #08af000d
 class TaskAlignedLoss(MultiBoxLoss):
     "`MultiBoxLoss` in which the network chooses its anchors (Feng et al. 2021, section 3)."
     def __init__(self,

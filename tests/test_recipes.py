@@ -52,7 +52,8 @@ def test_what_is_given_takes_the_place_of_the_preset():
     recipe = preset('ssd', 'shapes', epochs=3, lr=1e-4, augment='none', arch='resnet18')
     assert (recipe.epochs, recipe.lr, recipe.augment) == (3, 1e-4, 'none')
     assert (recipe.arch, recipe.size) == ('resnet18', PRESETS['ssd']['shapes']['size'])
-    assert preset() == preset('ssd', 'pretrained')
+    assert preset() == preset('anchor_free', 'pretrained')
+    assert preset(situation='shapes') == preset('ssd', 'shapes')
 
 
 def test_a_recipe_cannot_be_changed():
@@ -257,7 +258,7 @@ def test_a_pretrained_body_keeps_early_layers_and_statistics(shapes16, monkeypat
     rest = {f'0.{name}' for name, p in learn.model[0].named_parameters()} - early
     assert early and statistics and rest and not rest & same
     # the article lets go of everything
-    kept = early | statistics if model == 'ssd' else set()
+    kept = early | statistics if model != 'article' else set()
     assert same & (early | statistics) == kept
 
 
