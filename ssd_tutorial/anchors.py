@@ -25,7 +25,7 @@ class Anchors:
     cxcywh: Tensor # `(A,4)` centre and size in [0,1]
     cell: Tensor # `(A,2)` width and height of the cell that each anchor lives in, in [0,1]
     # a factory, as the class stands further down
-    coder: object=field(default_factory=lambda: TanhCoder()) # `TanhCoder` or `SSDCoder`
+    coder: object=field(default_factory=lambda: TanhCoder()) # such as `TanhCoder`, see `CODERS`
 
     def decode(self, acts: Tensor) -> Tensor:
         "Boxes `(...,A,4)` xyxy from box activations `(...,A,4)`."
@@ -50,6 +50,8 @@ class Anchors:
 @dataclass(frozen=True)
 class TanhCoder:
     "The article's offsets: centres move by up to half a cell, sizes change by up to a half."
+    numbers = 4 # activations of a box
+
     def decode(self,
                acts: Tensor, # `(...,A,4)` box activations, any real numbers
                anchors: Anchors, # A of them
@@ -135,7 +137,7 @@ def match(anchors: Anchors, # A of them
 def make_anchors(grids=(4,), # cells along a side, one number for each grid
                  zooms=(1.,), # sides of the anchors, in cells of their grid
                  ratios=((1., 1.),), # factors for width and height, a pair for each shape
-                 coder=TanhCoder(), # meaning of the model's four numbers, or `SSDCoder()`
+                 coder=TanhCoder(), # meaning of the numbers of a box, or `SSDCoder()`
     ) -> Anchors: # `len(zooms) * len(ratios)` for each cell, grid by grid, x slowest
     "Anchors of all zooms and ratios in every cell of every grid."
     shapes = torch.tensor([(z * w, z * h) for z in zooms for w, h in ratios])
@@ -158,6 +160,7 @@ def make_anchors(grids=(4,), # cells along a side, one number for each grid
 class SSDCoder:
     "SSD's offsets: moves in anchor sizes, logarithmic sizes (Liu et al. 2016, section 2.2)."
     variances: tuple = (.1, .2) # factors of the activations for centre and size
+    numbers = 4 # activations of a box
 
     def decode(self,
                acts: Tensor, # `(...,A,4)` box activations, any real numbers
@@ -356,21 +359,27 @@ class DistributionCoder:
     bins: int = 16 # the distances 0 to `bins - 1` cells have an activation each
     centres_only = True # the anchors' sizes mean nothing
 
+    @property
+    def numbers(self):
+        "Activations of a box."
+        return 4 * self.bins
+
     def _whole(self, like): return torch.arange(self.bins, device=like.device).to(like.dtype)
 
     def decode(self, acts, anchors):
         "Boxes `(...,A,4)` xyxy from activations `(...,A,4*bins)`."
-        chances = acts.unflatten(-1, (4, self.bins)).softmax(-1)
-        return box_around(anchors, chances @ self._whole(acts))
+        probability = acts.unflatten(-1, (4, self.bins)).softmax(-1)
+        # a sum and no product of matrices, which autocast would shorten
+        return box_around(anchors, (probability * self._whole(acts)).sum(-1))
 
-    def chances(self, boxes, anchors):
-        "Wanted chances `(...,A,4,bins)`: a distance is shared among the whole ones beside it."
+    def probabilities(self, boxes, anchors):
+        "Wanted ones `(...,A,4,bins)`: a distance is shared among the whole ones beside it."
         distances = side_distances(anchors, boxes).clamp(0, self.bins - 1)
         return (1 - (distances[..., None] - self._whole(boxes)).abs()).clamp(min=0)
 
     def encode(self, boxes, anchors):
         "Activations that decode to boxes, as far as they reach."
-        return self.chances(boxes, anchors).clamp(min=1e-9).log().flatten(-2)
+        return self.probabilities(boxes, anchors).clamp(min=1e-9).log().flatten(-2)
 
 # by the name that a detector's file has for them
 CODERS = dict(tanh=TanhCoder, ssd=SSDCoder, distribution=DistributionCoder)

@@ -83,24 +83,24 @@ def _interruptible(out, f, *args):
 def ssd_train(
     data:str='shapes', # shapes (drawn), pascal (downloaded), or an annotated folder
     out:str='runs/train', # folder for detector, losses, metrics and a figure
-    model:str=None, # anchor_free, ssd or article (see recipes) [anchor_free; scratch ssd]
+    model:str='ssd', # ssd, anchor_free (both with several grids) or article (one grid)
     scratch:bool=False, # random weights instead of ImageNet's (shapes: always)
     arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
-    size:int=None, # image side in pixels [288; scratch 224, shapes 128]
+    size:int=None, # image side in pixels [224; shapes 128]
     frozen:int=None, # epochs with a frozen body, before the others [2; scratch 0]
-    epochs:int=None, # epochs after the frozen ones [60; scratch 40, shapes 14]
+    epochs:int=None, # epochs after the frozen ones [80; scratch 40, shapes 14]
     lr:float=None, # learning rate [1e-3; scratch 2e-3, shapes 3e-3]
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
     class_loss:str=None, # focal, or one in brackets [varifocal; scratch hard_negatives]
-    box_loss:str=None, # of ssd offsets or giou; the others have one [sides; scratch giou]
+    box_loss:str=None, # of ssd offsets or giou; the other models have one each [giou]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping
     overwrite:bool=False, # replace the run that is in the folder out
     resume:str=None, # folder of an interrupted run: go on, with its data and settings
 ):
-    "Train a detector. In brackets: what is taken by default (presets of module `recipes`)."
+    "Train a detector. In brackets: the presets of the ssd model (module `recipes`)."
     given = dict(arch=arch, size=size, frozen=frozen, epochs=epochs, lr=lr, bs=bs,
                  augment=augment, class_loss=class_loss, box_loss=box_loss, workers=workers,
                  seed=seed)

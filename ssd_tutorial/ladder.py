@@ -23,7 +23,7 @@ from .boxes import box_area, box_iou, xyxy_to_cxcywh
 from .data import keep_visible, resize_sample
 from .loss import GIoULoss
 
-# after `loss`; without the warnings that `train` explains
+# `train` imports fastai without its warnings
 from .train import Callback
 
 # %% ../nbs/20_ladder.ipynb #20d00011
@@ -31,9 +31,9 @@ class CIoULoss(GIoULoss):
     "1 - CIoU of predicted and wanted boxes (Zheng et al. 2020, section 3), times a weight."
     def forward(self, anchors, acts, targets, positive):
         "As `GIoULoss`; a GPU has to wait while the positive ones are picked out."
-        boxes = anchors.decode(acts)[positive]
-        losses = complete_box_iou_loss(boxes, targets[positive], reduction='sum')
-        return self.weight * losses
+        rows = positive > 0
+        losses = complete_box_iou_loss(anchors.decode(acts)[rows], targets[rows])
+        return self.weight * (losses * positive[rows]).sum()
 
 # %% ../nbs/20_ladder.ipynb #20d00021
 def nearest_anchors(anchors: Anchors, # A of them
@@ -66,7 +66,7 @@ def atss_match(anchors: Anchors, # A of them
     near = nearest_anchors(anchors, boxes, k)
     n = near.sum(-1, keepdim=True)
     mean = (overlap * near).sum(-1, keepdim=True) / n
-    variance = ((overlap - mean)**2 * near).sum(-1, keepdim=True) / (n - 1)
+    variance = ((overlap - mean)**2 * near).sum(-1, keepdim=True) / (n - 1).clamp(min=1)
     positive = near & (overlap >= mean + variance.sqrt()) & real[..., None]
     positive &= centres_inside(anchors, boxes)
     return best_claim(overlap.where(positive, -1), labels)
@@ -75,6 +75,9 @@ def atss_match(anchors: Anchors, # A of them
 @dataclass(frozen=True)
 class DistanceCoder:
     "Logarithms of the distances to the four sides, in cells (Tian et al. 2019, section 3.1)."
+    numbers = 4 # activations of a box
+    centres_only = True # the anchors' sizes mean nothing
+
     def decode(self, acts, anchors):
         "Boxes `(...,A,4)` xyxy from activations `(...,A,4)`; a side is up to 400 cells away."
         return box_around(anchors, acts.clamp(max=6).exp())
@@ -101,12 +104,12 @@ def centre_match(anchors: Anchors, # one for each cell
     most = torch.where(cell == cell.max(), torch.inf, 2 * reach)
     positive = (distances.amin(-1) > 0) & (farthest >= least) & (farthest < most)
     positive &= real[..., None]
-    # of several objects the smallest
+    # no area is over 1, so every claim is above 0; of several objects the smallest wins
     return best_claim((2 - box_area(boxes)[..., None]).where(positive, -1), labels)
 
 # %% ../nbs/20_ladder.ipynb #20d00061
 class AverageWeights(Callback):
-    "At the end take a running average of the weights (Tarvainen and Valpola 2017, section 2)."
+    "At the end of `fit`, the running average of its weights (Tarvainen and Valpola 2017)."
     def __init__(self,
                  decay: float=.998, # share of the average that stays at each step
         ):
@@ -126,7 +129,7 @@ def four_in_one(items: list, # four of image `(S,S,3)`, boxes `(N,4)` xyxy in pi
     ) -> tuple: # image, boxes and labels in one
     "Four images of half the size side by side, with what can be seen of their objects."
     half = size // 2
-    whole = np.zeros((2 * half, 2 * half, 3), np.uint8)
+    whole = np.zeros((size, size, 3), np.uint8)
     boxes = []
     labels = []
     for (x, y), item in zip([(0, 0), (half, 0), (0, half), (half, half)], items):
@@ -140,7 +143,7 @@ def four_in_one(items: list, # four of image `(S,S,3)`, boxes `(N,4)` xyxy in pi
 
 # %% ../nbs/20_ladder.ipynb #20d00068
 class MosaicTransform:
-    "Half of the time four images in one (Bochkovskiy et al. 2020, section 3.4)."
+    "Half of the time four images in one (Bochkovskiy et al. 2020)."
     def __init__(self,
                  transform, # of the single images, such as `photo_transform(size)`
                  size: int=224, # side of the result in pixels

@@ -59,7 +59,7 @@ class FocalLoss(BCELoss):
     def weights(self, logits, targets):
         "Alpha by class, gamma by difficulty."
         wrong = (targets - logits.sigmoid()).abs()     # 1 - p_t
-        balance = torch.where(targets == 1, self.alpha, 1 - self.alpha)
+        balance = torch.where(targets > 0, self.alpha, 1 - self.alpha)
         return balance * wrong ** self.gamma
 
     def extra_repr(self): return f'alpha={self.alpha}, gamma={self.gamma}'
@@ -102,9 +102,15 @@ def object_boxes(boxes, index):
     if boxes.shape[-2] == 0: return boxes.new_zeros(rows.shape)
     return boxes.gather(-2, rows)
 
-def _check_sizes(classes, n_anchors, n_classes):
-    "Raises `ValueError` if class logits `(...,A,C)` do not fit the loss."
+def _check_sizes(classes, acts, anchors, n_classes):
+    "Raises `ValueError` if logits `(...,A,C)` or activations `(...,A,n)` do not fit."
     a, c = classes.shape[-2:]
+    n_anchors = len(anchors)
+    n = acts.shape[-1]
+    wanted = getattr(anchors.coder, 'numbers', n)
+    if n != wanted:
+        raise ValueError(f'the head gives {n} numbers for a box, {anchors.coder} takes '
+                         f'{wanted}: ssd_model(..., numbers={wanted})')
     if a != n_anchors:
         raise ValueError(f'the head predicts for {a} anchors, the loss has {n_anchors}; '
                          'build the anchors with the grids that grid_sizes(model, size) '
@@ -165,7 +171,7 @@ class SSDLoss(_AnchorLoss):
         ) -> tuple: # class loss and box loss, each a number for the whole batch
         "The two terms, which `forward` adds."
         classes, acts = preds
-        _check_sizes(classes, len(self.anchors), self.n_classes)
+        _check_sizes(classes, acts, self.anchors, self.n_classes)
         found, targets = self.targets(boxes, labels)
         box_losses = box_l1(self.anchors.decode(acts), targets, found > 0)
         return self.class_term(classes, found, acts, targets), box_losses.sum()
@@ -207,7 +213,7 @@ class MultiBoxLoss(_AnchorLoss):
     def terms(self, preds, boxes, labels):
         "Class loss and box loss, as `SSDLoss.terms` has them."
         classes, acts = preds
-        _check_sizes(classes, len(self.anchors), self.n_classes)
+        _check_sizes(classes, acts, self.anchors, self.n_classes)
         found, targets = self.targets(boxes, labels)
         positive = found > 0
         n = self.count(positive)
@@ -247,7 +253,7 @@ class GIoULoss(nn.Module):
         self.weight = weight
 
     def forward(self, anchors, acts, targets, positive):
-        "As `OffsetLoss`, for boxes instead of offsets."
+        "As `OffsetLoss`, for boxes instead of offsets; `positive` may hold weights."
         _, giou = paired_iou(anchors.decode(acts), targets)
         # all anchors, most of them for nothing: to pick out some a GPU would have to wait
         return self.weight * ((1 - giou) * positive).sum()
@@ -279,7 +285,7 @@ def wanted_scores(aligned: Tensor, # `(...,M,A)` how well each anchor predicts a
                   chosen: Tensor, # `(...,M,A)` True for the anchors that an object has chosen
                   index: Tensor, # `(...,A)` row of the object that got the anchor
     ) -> Tensor: # `(...,A)` in [0,1]
-    "What each anchor's score shall be: the best has the IoU of its box."
+    "What each anchor's score shall be: that of the best is the highest IoU reached."
     rows = torch.arange(chosen.shape[-2], device=index.device)[:, None]
     # an anchor that several objects have chosen counts for the one that got it
     chosen = chosen & (index[..., None, :] == rows)
@@ -297,7 +303,7 @@ def aligned_match(anchors: Anchors, # A of them
                   alpha: float=.5, # how much the score counts
                   beta: float=6., # how much the IoU counts
     ) -> Match: # its `iou` is the wanted score, in [0,1]
-    "The ten anchors that predict an object best (Feng et al. 2021, section 3.2)."
+    "At most ten anchors that predict an object best (Feng et al. 2021, section 3.2)."
     boxes, labels, real = real_objects(boxes, labels)
     classes, acts = preds
     overlap = box_iou(boxes, anchors.decode(acts))
@@ -316,14 +322,14 @@ class DistributionLoss(GIoULoss):
     "GIoU of the boxes, and cross-entropy of their sides (Li et al. 2020, section 3.2)."
     def __init__(self,
                  weight: float=3., # of GIoU, against the class loss
-                 sides: float=1.5, # of the mean over the four sides
+                 sides: float=1.5, # of the mean over the four sides, as in YOLOv8
         ):
         super().__init__(weight)
         self.sides = sides
 
     def forward(self, anchors, acts, targets, positive):
         "As `GIoULoss`, for anchors with a `DistributionCoder`."
-        wanted = anchors.coder.chances(targets, anchors)
+        wanted = anchors.coder.probabilities(targets, anchors)
         found = acts.unflatten(-1, wanted.shape[-2:]).log_softmax(-1)
         entropy = -(wanted * found).sum(-1).mean(-1)
         by_box = super().forward(anchors, acts, targets, positive)
@@ -338,7 +344,7 @@ class TaskAlignedLoss(MultiBoxLoss):
                  anchors: Anchors, # A of them, as the model's rows
                  n_classes: int, # C, with background
                  class_loss: nn.Module=None, # `VarifocalLoss()` by default
-                 box_loss: nn.Module=None, # `GIoULoss()` by default
+                 box_loss: nn.Module=None, # one that takes weights, `GIoULoss()` by default
         ):
         super().__init__(anchors, n_classes, class_loss or VarifocalLoss(),
                          box_loss=box_loss or GIoULoss(), matcher=aligned_match)
@@ -346,7 +352,7 @@ class TaskAlignedLoss(MultiBoxLoss):
     def terms(self, preds, boxes, labels):
         "Class loss and box loss; the better an anchor, the more it counts."
         classes, acts = preds
-        _check_sizes(classes, len(self.anchors), self.n_classes)
+        _check_sizes(classes, acts, self.anchors, self.n_classes)
         m = self.matcher(self.anchors, boxes, labels, preds)
         n = self.count(m.iou)
         class_loss = self.class_loss(classes, m.labels, m.iou) * self.n_classes

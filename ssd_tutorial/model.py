@@ -225,7 +225,7 @@ class MultiScaleHead(nn.Module):
 
 # %% ../nbs/06_model.ipynb #06fc0001
 class FeaturePyramid(nn.Module):
-    "torchvision's top-down pyramid: each map gets what the coarser ones know (section 3)."
+    "torchvision's: each map gets what the coarser ones know (Lin et al. 2017, section 3)."
     def __init__(self,
                  widths: list, # channels of the incoming maps, fine to coarse
                  width: int=64, # channels of all outgoing maps
@@ -264,6 +264,7 @@ def ssd_model(arch: str, # name of the body, see `ssd_body`
     ) -> SSD: # images `(B,3,S,S)` to class logits `(B,A,C)` and box numbers `(B,A,4)`
     "A detector: the article's, or with `maps` one with several grids."
     body = ssd_body(arch, pretrained)
+    if neck not in NECKS: raise ValueError(f'neck {neck!r}: choose from {list(NECKS)}')
     if maps:
         body = FeatureMaps(body, maps)
         head = MultiScaleHead(n_classes, k, body.widths, NECKS[neck](body.widths), numbers)

@@ -386,6 +386,8 @@ def _part_fault(facts, model, anchors, vocab):
     n_anchors = sum(g * g for g in grids) * model.config['k']
     if anchors.cxcywh.shape != (n_anchors, 4) or anchors.cell.shape != (n_anchors, 2):
         return f'it has {len(anchors)} anchors, its model gives {n_anchors} rows'
+    nothing = torch.zeros(1, len(anchors), model.config.get('numbers', 4))
+    if anchors.decode(nothing).shape != (1, len(anchors), 4): return 'its coder does not fit'
     numbers = [anchors.cxcywh, anchors.cell, *facts['weights'].values()]
     return '' if all(t.isfinite().all() for t in numbers) else 'its numbers are not finite'
 
@@ -414,15 +416,17 @@ def load(cls: Detector,
 def _rebuilt(cls, facts):
     "A detector of a file's facts, and what does not fit in them."
     # a huge number of classes would fill the memory before the weights could contradict
-    facing = facts['model']['k'] * facts['model']['n_classes']
-    if facing not in [len(w) for w in facts['weights'].values() if w.ndim]:
-        return None, 'its weights are not those of its classes'
+    widths = {len(w) for w in facts['weights'].values() if w.ndim}
+    config = facts['model']
+    outputs = {config['k'] * config['n_classes'], config['k'] * config.get('numbers', 4)}
+    if not outputs <= widths: return None, 'its weights are not those of its outputs'
     # no download: all weights are in the file
     model = ssd_model(**facts['model'], pretrained=False)
     model.load_state_dict(facts['weights'])
     settings = dict(facts['coder'])
     name = settings.pop('name')
-    if name not in CODERS: return None, f'its coder {name!r} is in no module imported so far'
+    if name not in CODERS:
+        return None, f'or its coder {name!r} is in a module to be imported before'
     coder = CODERS[name](**settings)
     anchors = Anchors(facts['cxcywh'], facts['cell'], coder)
     vocab = Vocab(facts['vocab'], facts['short'])

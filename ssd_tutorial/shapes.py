@@ -163,7 +163,7 @@ def random_boxes(rng: random.Random, # all randomness comes from it
                  h: int, # image height in pixels
                  hard: bool=False, # small and crowded
     ) -> list: # one to six boxes x1, y1, x2, y2 in pixels; up to twenty hard ones
-    "Boxes inside the image that hide little of each other, or up to three fifths."
+    "Boxes inside the image that hide at most 30 % of each other; hard ones 60 %."
     kind = _HARD if hard else _EASY
     boxes = []
     for _ in range(rng.choice(kind['counts'])):
@@ -238,6 +238,7 @@ def make_shapes(path, # folder to write: train/*.jpg and train.json
     "Draw the embedded data set, or read it. Raises `ValueError` if other files are there."
     path = Path(path)
     info = dict(description='ssd_tutorial shapes', version='1', n=n, seed=seed)
+    # only then, so that sets drawn before are still recognised
     if hard: info['hard'] = True
     empty = not path.exists() or path.is_dir() and not any(path.iterdir())
     if empty: _write_shapes(path, info)

@@ -22,7 +22,7 @@ from ssd_tutorial.cli import ssd_check, ssd_evaluate, ssd_predict, ssd_train
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import Detector
-from ssd_tutorial.recipes import PRESETS, preset
+from ssd_tutorial.recipes import PRESETS
 from ssd_tutorial.runs import evaluate_folder
 
 FILES = ['detector.pt', 'history.csv', 'metrics.json', 'predictions.png']
@@ -118,8 +118,8 @@ def test_help_names_the_presets(name):
     written = dict(pretrained=first) | dict(other.split() for other in others)
     written = {'scratch': first, **written}
     written = {'shapes': written['scratch'], **written}
-    for situation in PRESETS['ssd']:
-        value = getattr(preset(None, situation), name)
+    for situation, settings in PRESETS['ssd'].items():
+        value = settings[name]
         assert type(value)(written[situation]) == value
 
 

@@ -52,8 +52,7 @@ def test_what_is_given_takes_the_place_of_the_preset():
     recipe = preset('ssd', 'shapes', epochs=3, lr=1e-4, augment='none', arch='resnet18')
     assert (recipe.epochs, recipe.lr, recipe.augment) == (3, 1e-4, 'none')
     assert (recipe.arch, recipe.size) == ('resnet18', PRESETS['ssd']['shapes']['size'])
-    assert preset() == preset('anchor_free', 'pretrained')
-    assert preset(situation='shapes') == preset('ssd', 'shapes')
+    assert preset() == preset('ssd', 'pretrained')
 
 
 def test_a_recipe_cannot_be_changed():
