@@ -391,7 +391,8 @@ def test_onnx_finds_the_same_without_anchor_boxes(tmp_path):
 
 @pytest.mark.parametrize('change', [
     dict(coder=dict(name='distribution', bins=8)), dict(coder=dict(name='ssd')),
-    dict(coder=dict(name='distribution', bins='8')), dict(model=dict(numbers=10**9)), dict(model=dict(neck='x'))])
+    dict(coder=dict(name='distribution', bins='8')), dict(model=dict(numbers=10**9)),
+    dict(model=dict(neck='x'))])
 def test_a_file_whose_coder_or_head_does_not_fit_is_refused(tmp_path, change):
     model = ssd_model('resnet8', 3, False, maps=3, neck='fpn', numbers=64)
     anchors = make_anchors(grid_sizes(model, 64), coder=DistributionCoder())
