@@ -1,7 +1,7 @@
 # One environment in .venv for everything. `make demo` needs no more than the library, `make test` the development extra.
 PYTHON ?= python3
 PY := .venv/bin/python
-CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
+CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[0-9]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
 
 # photographs for the ladder, such as cards=DIR bccd=DIR
 PHOTOS ?=
