@@ -9,8 +9,8 @@ from urllib.request import urlopen
 VERSION = "1.30.0"
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 # as the registry tells it, and `npm view onnxruntime-web dist.integrity`
-INTEGRITY = ("sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1Sig"
-             "qR4CXAfKYQ==")
+INTEGRITY = ("sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8p"
+             "ZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==")
 # one thread and SIMD need no more: the interface, with its glue, and the WebAssembly
 FILES = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 

@@ -1,7 +1,6 @@
 "The live page: the network that it serves, and what a reader can do, in a real browser."
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -104,7 +103,7 @@ def settle(page):
     page.wait_for_function('''() => new Promise(done => {
         let n = -1
         const look = () => {
-            if (n === answers.length) return done(true)
+            if (n > 0 && n === answers.length) return done(true)
             n = answers.length
             setTimeout(look, 120)
         }
@@ -239,22 +238,42 @@ def pixels_of(page):
     return np.array(data, np.uint8).reshape(size, size, 4)[..., :3]
 
 
+def in_order(pairs):
+    "From left to right: nearly equal scores may change places."
+    return sorted(pairs, key=lambda p: (p[0], np.round(p[1]).tolist()))
+
+
 def test_the_page_finds_what_predict_finds(modules, served):
-    "In fifty random scenes: the same pixels, the same boxes."
+    """In fifty random scenes: the same pixels, the same boxes.
+
+    Near 1 many scores are equal in 32 bits, or differ in the last of them, and by what runs the
+    network. Then another anchor of the same object may win; few do.
+    """
     page = modules
+    size = FACTS['size']
     n_found = 0
+    n_ties = 0
     for i in range(50):
         switch(page, 'background', ['clouds', 'stripes', 'slope', 'plain'][i % 4])
-        press(page, 'Another scene')
-        got = found(page)
-        want = served.predict(pixels_of(page))
-        assert [FACTS['classes'][g['label']] for g in got] == want.labels, i
-        boxes = np.array([g['box'] for g in got]).reshape(-1, 4) * FACTS['size']
-        assert np.abs(boxes - want.boxes).max(initial=0) < 1
-        scores = np.array([g['score'] for g in got])
-        assert np.abs(scores - want.scores).max(initial=0) < .02
-        n_found += len(got)
-    assert n_found > 100
+        press(page, 'New scene')
+        pairs = [(FACTS['classes'][p['label']], np.array(p['box']) * size, p['score'],
+                  p['anchor']) for p in found(page)]
+        pixels = pixels_of(page)
+        d = served.predict(pixels)
+        boxes, scores, _ = served.raw([pixels])
+        wanted = in_order(zip(d.labels, d.boxes, d.scores))
+        assert [p[0] for p in pairs] and len(pairs) == len(wanted), i
+        for (label, box, score, anchor), want in zip(in_order(pairs), wanted):
+            assert label == want[0], i
+            assert abs(score - want[2]) < .02
+            # the row of the network says the same in any case
+            assert np.abs(box - boxes[0, anchor].numpy() * size).max() < .1
+            if np.abs(box - want[1]).max() >= 1:
+                column = FACTS['classes'].index(label)
+                assert scores[0, anchor, column].item() == pytest.approx(want[2], abs=1e-6)
+                n_ties += 1
+        n_found += len(pairs)
+    assert n_found > 100 and n_ties < .06 * n_found, (n_found, n_ties)
 
 
 def test_shapes_are_found_on_every_background(modules):
@@ -264,9 +283,288 @@ def test_shapes_are_found_on_every_background(modules):
         switch(page, 'background', ground)
         counts = []
         for _ in range(20):
-            press(page, 'Another scene')
+            press(page, 'New scene')
             settle(page)
             result = page.evaluate('[answers.at(-1).hits, answers.at(-1).truth.length]')
             counts.append([sum(hit >= 0 for hit in result[0]), len(result[0]), result[1]])
         right, boxes, real = np.sum(counts, 0)
         assert right / real > .9 and right / boxes > .9, (ground, right, boxes, real)
+
+
+# ---- what a reader does
+
+def box(o): return np.array(o['box'])
+
+
+def scale(page): return part(page, '.play-stage > svg').bounding_box()['width']
+
+
+def test_a_scene_is_there_at_first_and_all_of_it_is_found(live):
+    assert [o['name'] for o in objects(live)] == ['heart', 'star', 'arrow']
+    assert live.evaluate('answers.at(-1).hits.toSorted()') == [0, 1, 2]
+    assert '3 shapes: 3 found, 0 missed, 0 false positives.' in read(live)
+    assert 'Precision 1.00, recall 1.00' in read(live)
+    assert part(live, '.play-detection.play-true').count() == 3
+
+
+def read(page):
+    settle(page)
+    return part(page, '.play-text').inner_text()
+
+
+def test_shapes_with_the_mouse(live):
+    before = objects(live)
+    side = scale(live)
+    drag(live, shape(live, 1), -.1 * side, .05 * side)
+    moved = objects(live)
+    way = box(moved[1]) - box(before[1])
+    assert_close(way, np.array([-.1, .05, -.1, .05]), rtol=0, atol=.02)
+    drag(live, part(live, '.play-handle').first, -.08 * side, .04 * side)
+    smaller = objects(live)
+    grown = box(smaller[1]) - box(moved[1])
+    assert_close(grown, np.array([0, 0, -.08, .04]), rtol=0, atol=.02)
+    # a quarter of a circle around the middle
+    x1, y1, x2, y2 = box(smaller[1])
+    drag(live, part(live, '.play-wheel'), (y2 - y1 + .1) * side, (y2 - y1) * .7 * side)
+    turned = objects(live)
+    assert 60 < turned[1]['degrees'] - smaller[1]['degrees'] < 120
+    assert turned[0] == before[0] and turned[2] == before[2]
+    press(live, 'colour: violet')
+    assert objects(live)[1]['color'] != turned[1]['color']
+    press(live, 'Erase')
+    assert [o['name'] for o in objects(live)] == ['heart', 'arrow']
+    press(live, 'Clear')
+    assert objects(live) == []
+    assert 'Precision not defined, recall not defined' in read(live)
+
+
+def test_shapes_with_the_keyboard(live):
+    star = shape(live, 1)
+    before = objects(live)[1]
+    keys(live, star, 'ArrowLeft', 'ArrowLeft', 'ArrowDown')
+    moved = objects(live)[1]
+    assert_close(box(moved) - box(before), np.array([-.02, .01, -.02, .01]))
+    keys(live, star, 'Shift+ArrowLeft', 'Shift+ArrowDown')
+    assert_close(box(objects(live)[1]) - box(moved), np.array([0, 0, -.01, .01]))
+    keys(live, star, 'r', 'r', 'r', 'Shift+R')
+    assert objects(live)[1]['degrees'] == before['degrees'] + 10
+    keys(live, star, 'c')
+    assert objects(live)[1]['color'] != before['color']
+    assert 'yellow' not in star.get_attribute('aria-label')
+    keys(live, star, 'Delete')
+    assert [o['name'] for o in objects(live)] == ['heart', 'arrow']
+    # the keyboard goes on with the next one
+    keys_on = live.evaluate('document.activeElement.getAttribute("aria-label")')
+    assert keys_on.startswith('blue arrow')
+    assert live.evaluate('scrollY') == 0
+
+
+@pytest.mark.parametrize('live', [390], indirect=True)
+def test_a_shape_follows_a_finger_and_the_page_does_not(live):
+    star = shape(live, 1)
+    before = objects(live)[1]
+    x, y = middle(star)
+    scrolled = live.evaluate('scrollY')
+    finger = live.context.new_cdp_session(live)
+    for kind, d in [('Start', 0), ('Move', 15), ('Move', 30), ('Move', 45), ('End', None)]:
+        points = [] if d is None else [dict(x=x - d, y=y + d)]
+        finger.send('Input.dispatchTouchEvent', dict(type=f'touch{kind}', touchPoints=points))
+    after = objects(live)[1]
+    assert box(after)[0] < box(before)[0] - .05 and box(after)[1] > box(before)[1] + .05
+    assert live.evaluate('scrollY') == scrolled
+
+
+def test_a_turned_shape_keeps_its_size(live):
+    shape(live, 0).focus()
+    first = box(objects(live)[0])
+    widths = set()
+    for degrees in [30, 90, 4]:
+        slide(live, 'turn', degrees)
+        now = objects(live)[0]
+        widths.add(round(float(np.ptp(box(now)[::2])), 3))
+    assert now['degrees'] == 4 and len(widths) == 3
+    assert_close(box(now), first, rtol=0, atol=1e-9)
+
+
+def test_new_shapes_and_drawings(live):
+    for name in SHAPES: press(live, f'add a shape: {name}')
+    assert [o['name'] for o in objects(live)][3:] == list(SHAPES)
+    press(live, 'Clear')
+    press(live, 'Draw by hand')
+    side = scale(live)
+    x, y = middle(part(live, '.play-stage > svg'))
+    live.mouse.move(x, y)
+    live.mouse.down()
+    for step in range(1, 9): live.mouse.move(x + .03 * step * side, y + (step % 2) * .1 * side)
+    live.mouse.up()
+    drawn, = objects(live)
+    assert drawn['name'] == 'drawing' and np.ptp(box(drawn)[::2]) > .2
+    # it is no class, so that nothing is missed, and whatever is found is wrong
+    assert live.evaluate('answers.at(-1).truth') == []
+    press(live, 'Draw by hand')
+    # with the keyboard a drawing comes ready
+    keys(live, part(live, 'button').filter(has_text='Draw by hand'), 'Enter')
+    assert [o['name'] for o in objects(live)] == ['drawing', 'drawing']
+
+
+def test_backgrounds(live):
+    seen = set()
+    for ground in ['clouds', 'stripes', 'slope', 'plain']:
+        switch(live, 'background', ground)
+        settle(live)
+        seen.add(pixels_of(live).tobytes())
+    assert len(seen) == 4
+    corner = pixels_of(live)[0, 0].tolist()
+    assert corner == [222, 230, 236]
+
+
+def test_what_the_network_sees(live):
+    "Each switch draws as many rectangles as there are rows that it is about."
+    def drawn(css='rect'): return part(live, f'.play-overlay {css}').count()
+    def n_pairs(): return live.evaluate('answers.at(-1).pairs.length')
+    settle(live)
+    pairs = n_pairs()
+    assert drawn() == 3 < pairs
+    switch(live, 'show', 'before suppression')
+    assert drawn() == pairs
+    switch(live, 'show', 'anchors over the threshold')
+    assert drawn() == pairs
+    slide(live, 'confidence', .9)
+    fewer = drawn()
+    assert 3 <= fewer < pairs
+    for g in FACTS['grids']:
+        switch(live, 'show', 'all anchors')
+        switch(live, 'grid', f'{g}x{g}')
+        assert drawn('.play-background') == 6 * g * g and drawn('.play-forced') == 6
+        switch(live, 'show', 'heat map')
+        assert drawn() == g * g
+    switch(live, 'grid', f'{FACTS["grids"][0]}x{FACTS["grids"][0]}')
+    opacity = 'all => all.map(r => +r.getAttribute("fill-opacity"))'
+    heat = part(live, '.play-heat').evaluate_all(opacity)
+    assert max(heat) > .8 and sum(v < .1 for v in heat) > .7 * len(heat)
+    switch(live, 'class', 'cross')
+    assert sum(part(live, '.play-heat').evaluate_all(opacity)) < .1 * sum(heat)
+
+
+def test_a_lower_iou_threshold_keeps_fewer(live):
+    switch(live, 'show', 'what it finds')
+    counts = []
+    for thresh in [1, .9, .5]:
+        slide(live, 'IoU', thresh)
+        counts.append(part(live, '.play-results button').count())
+    assert counts[0] > counts[1] > counts[2] == 3
+
+
+def test_a_box_is_taken_apart(live, served):
+    "By the list and by a click on the picture: the row of the network, as in Python."
+    part(live, '.play-results button').filter(has_text='heart').click()
+    settle(live)
+    title = part(live, '.play-why .play-title').inner_text()
+    row = int(title.split('row ')[1].split(' of')[0])
+    assert title.startswith('heart') and '2016' in title
+    tables = part(live, '.play-why table').all()
+    boxes = [r.locator('td').all_inner_texts() for r in tables[0].locator('tbody tr').all()]
+    want_boxes, want_scores, _ = served.raw([pixels_of(live)])
+    anchor = served.anchors.cxcywh[row]
+    assert [float(v) for v in boxes[0]] == pytest.approx(anchor.tolist(), abs=.0051)
+    x1, y1, x2, y2 = want_boxes[0, row].tolist()
+    decoded = [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
+    assert [float(v) for v in boxes[2]] == pytest.approx(decoded, abs=.0051)
+    offsets = served.anchors.encode(want_boxes)[0, row]
+    assert [float(v) for v in boxes[1]] == pytest.approx(offsets.tolist(), abs=.02)
+    scores = dict(r.locator('th, td').all_inner_texts()
+                  for r in tables[1].locator('tbody tr').all())
+    for column, name in enumerate(SHAPES):
+        want = want_scores[0, row, column].item()
+        assert float(scores[name]) == pytest.approx(want, abs=.002)
+    assert 'IoU with the red heart: 0.9' in part(live, '.play-why').inner_text()
+    # the numbers follow the shape
+    keys(live, shape(live, 0), *['ArrowRight'] * 3)
+    settle(live)
+    assert tables[0].locator('tbody tr').nth(2).locator('td').all_inner_texts() != boxes[2]
+    shape(live, 2).click()
+    settle(live)
+    assert part(live, '.play-why .play-title').inner_text().startswith('arrow')
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_a_task_fools_it_and_says_why(live, name):
+    task = live.locator(f'.play-task[data-task={name}]')
+    press(live, task.get_attribute('data-name'))
+    settle(live)
+    hits, real = live.evaluate('[answers.at(-1).hits, answers.at(-1).truth.length]')
+    right = sum(hit >= 0 for hit in hits)
+    assert right < real or right < len(hits)
+    told = part(live, '.play-task-text')
+    assert told.inner_text().strip() == task.inner_text().strip()
+    chapters = told.locator('a').evaluate_all('all => all.map(a => a.getAttribute("href"))')
+    assert any(c[:2].isdigit() for c in chapters)
+
+
+# ---- for everybody
+
+def test_everything_has_a_name_and_results_are_told(live):
+    unnamed = live.evaluate('''() => [...document.querySelectorAll(
+        '.play[data-figure=live] :is(button, input, [tabindex])')]
+        .filter(e => !(e.getAttribute('aria-label') || e.innerText || e.labels?.[0].innerText))
+        .map(e => e.outerHTML)''')
+    assert unnamed == []
+    keys(live, shape(live, 0), 'ArrowRight')
+    live.wait_for_function("document.querySelector('.play-status').textContent.length > 0")
+    told = part(live, '.play-status').text_content()
+    assert told.startswith('3 shapes: 3 found') and 'heart 1.00' in told
+    width = live.viewport_size['width']
+    assert live.evaluate('document.documentElement.scrollWidth') <= width
+    assert live.evaluate('document.getAnimations().length') == 0
+
+
+def test_the_page_is_not_blocked(live):
+    "While the network works, frames go on."
+    gaps = live.evaluate('''() => new Promise(done => {
+        const times = []
+        const star = document.querySelectorAll('.play-object')[1]
+        const frame = now => {
+            times.push(now)
+            star.dispatchEvent(new KeyboardEvent('keydown', {key: 'r'}))
+            if (times.length < 60) return requestAnimationFrame(frame)
+            done(times.slice(1).map((t, i) => t - times[i]))
+        }
+        requestAnimationFrame(frame)
+    })''')
+    settle(live)
+    assert len(gaps) == 59
+    assert live.evaluate('answers.length') > 5
+
+
+HEAVY = ('.wasm', '.onnx', 'worker.js', 'ort.')
+
+
+def test_the_home_page_loads_the_network_when_it_is_touched(browser, site):
+    page, asked, faults = open_page(browser, site, 'index.html')
+    page.wait_for_selector('.play-object')
+    page.wait_for_load_state('networkidle')
+    assert [url for url in asked if any(h in url for h in HEAVY)] == []
+    ours = [url for url in asked if '/live' in url or 'play' in url]
+    sizes = [len(page.request.get(url).body()) for url in set(ours)]
+    assert 50e3 < sum(sizes) < 150e3
+    shape(page, 0).focus()
+    page.wait_for_function('answers.length > 0')
+    assert '3 shapes: 3 found' in read(page)
+    assert sum(url.endswith('.wasm') for url in asked) == 1
+    page.close()
+    assert faults == []
+
+
+@pytest.mark.parametrize('how', ['no scripts', 'no WebAssembly'])
+@pytest.mark.parametrize('name', ['index.html', 'live.html'])
+def test_without_webassembly_there_is_a_picture_and_a_sentence(browser, site, name, how):
+    page = browser.new_page(java_script_enabled=how != 'no scripts')
+    page.add_init_script('delete globalThis.WebAssembly')
+    asked = []
+    page.on('request', lambda r: asked.append(r.url))
+    page.goto(site + name, wait_until='networkidle')
+    figure = page.locator('.play[data-figure=live]')
+    assert figure.locator('img').get_attribute('src').endswith('live.jpg')
+    assert figure.inner_text().strip().endswith('.')
+    assert [url for url in asked if any(h in url for h in HEAVY)] == []
+    page.close()

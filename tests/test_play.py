@@ -840,7 +840,8 @@ def check_loss(page, numbers, class_loss='focal', box_loss='offsets'):
     loss = MultiBoxLoss(anchors, 3, CLASS_LOSSES[class_loss](),
                         box_loss=BOX_LOSSES[box_loss]())
     preds = torch.cat([torch.zeros(5, 1), numbers[:, :2]], 1)[None], numbers[None, :, 2:]
-    classes, boxes = [t.item() for t in loss.terms(preds, STAR_AND_HEART[None], tensor([[1, 2]]))]
+    terms = loss.terms(preds, STAR_AND_HEART[None], tensor([[1, 2]]))
+    classes, boxes = [t.item() for t in terms]
     shown = [number(page, 'loss', text) for text in ('Loss', 'class loss', 'box loss')]
     assert shown == pytest.approx([classes + boxes, classes, boxes], abs=6e-4)
     rows = table(page, 'loss')

@@ -3,17 +3,20 @@
     python tools/make_live.py RUN
 
 The weights go to docs/_static/live/live.onnx, in 16 bits; what they are, and how good, to
-live.json beside it. The folder RUN keeps the drawn images and the detector in 32 bits.
+live.json beside it; nbs/images/live.jpg shows what it finds. The folder RUN keeps the drawn
+images and the detector in 32 bits.
 """
 import hashlib
 import json
 import platform
+import random
 import sys
 import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import onnx
 import onnxruntime
@@ -28,9 +31,11 @@ from ssd_tutorial.model import grid_sizes
 from ssd_tutorial.predict import SCORE_THRESH, Detector
 from ssd_tutorial.readers import atomic_write
 from ssd_tutorial.recipes import fit_recipe, preset, recipe_learner
-from ssd_tutorial.shapes import make_shapes
+from ssd_tutorial.shapes import background, draw_shape, make_shapes
 
-LIVE = Path(__file__).resolve().parents[1]/"docs"/"_static"/"live"
+ROOT = Path(__file__).resolve().parents[1]
+LIVE = ROOT/"docs"/"_static"/"live"
+PICTURE = ROOT/"nbs"/"images"/"live.jpg"
 # A quarter of the weights of the smallest body of the presets, so more images and epochs
 RECIPE = preset("ssd", "shapes", arch="shufflenet_v2_x0_5", epochs=40)
 # Another seed than the demo's: its validation images, on which this network is judged, too,
@@ -40,7 +45,7 @@ MADE_WITH = "torch", "torchvision", "fastai", "onnx", "onnxscript", "onnxruntime
 
 
 class Rows(nn.Module):
-    "A trained model for an image `(1,3,S,S)` in [0,1]: class logits and offsets of all anchors."
+    "A trained model that takes an image `(1,3,S,S)` in [0,1]; gives class logits and offsets."
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -49,7 +54,7 @@ class Rows(nn.Module):
 
 
 def shorten(weight):
-    "A weight in 16 bits in place of 32, and the node that lengthens it again; None for neither."
+    "Put 16 bits in place of a weight's 32; gives the node that lengthens it again, or None."
     values = numpy_helper.to_array(weight)
     if values.dtype != np.float32 or values.size < 64: return None
     long_name = weight.name
@@ -126,6 +131,21 @@ def quality(detector, valid):
     return {"n_valid": len(valid), "map50": round(report.map50, 4), "map": round(report.map, 4)}
 
 
+def write_picture(detector, path, side=512):
+    "The scene that the page begins with, and what is found in it: for readers without scripts."
+    image = background(random.Random(2), side, side)
+    shapes = {"heart": ((60, 70, 235, 235), "#e62a2a", 4),
+              "star": ((280, 50, 450, 230), "#ead61c", -6),
+              "arrow": ((155, 280, 360, 450), "#2f5bf0", 3)}
+    for name, (box, color, degrees) in shapes.items():
+        draw_shape(image, name, box, color, degrees)
+    fig, ax = plt.subplots(figsize=(5, 5))
+    detector.predict(image).show(ax)
+    fig.tight_layout(pad=0)
+    with atomic_write(path) as part: fig.savefig(part, format="jpg", dpi=100)
+    plt.close(fig)
+
+
 def write_facts(facts, folder):
     with atomic_write(folder/"live.json") as part:
         part.write_text(json.dumps(facts, indent=1) + "\n")
@@ -151,6 +171,7 @@ def main(run):
     facts |= {"command": "make live", "train": TRAIN, "recipe": asdict(RECIPE),
               "minutes": round((time.time() - start) / 60, 1), "versions": versions}
     write_facts(facts, LIVE)
+    write_picture(served_detector(), PICTURE)
     print(json.dumps(facts, indent=1))
 
 

@@ -36,7 +36,7 @@ function makeSwitches(network, changed) {
   const [labelRow, label] = radio('class', [-1, ...NAMES.keys()], ['any', ...NAMES])
   function read() {
     const [shown] = layer()
-    gridRow.hidden = !['over', 'all', 'heat'].includes(shown)
+    gridRow.hidden = !['all', 'heat'].includes(shown)
     labelRow.hidden = shown !== 'heat'
     return {score: score(), nms: nms(), shown, grid: grid()[0], label: label()[0]}
   }
@@ -45,15 +45,18 @@ function makeSwitches(network, changed) {
 
 // Buttons for the tasks that the page describes, and below them the description of the one at
 // hand.
-function makeTasks(stage) {
-  const text = el('div', {class: 'play-task-text'})
+function makeTasks(stage, svg) {
+  const text = el('div', {class: 'play-task-text', 'aria-live': 'polite'})
   const buttons = [...document.querySelectorAll('.play-task')].map(task => {
     return button(task.dataset.name, () => {
       text.replaceChildren(...[...task.children].map(e => e.cloneNode(true)))
       stage.replaceAll(TASKS[task.dataset.task]())
+      // on a phone the picture may be out of sight
+      svg.scrollIntoView({block: 'nearest'})
     })
   })
-  return [el('p', {class: 'play-title'}, 'Ways to fool it'), row('tasks', ...buttons), text]
+  const title = el('p', {class: 'play-title'}, 'Ways to fool it')
+  return el('div', {class: 'play-tasks'}, title, row('tasks', ...buttons), text)
 }
 
 function smallestUnder(found, {x, y}) {
@@ -91,7 +94,8 @@ export async function liveFigure(div) {
   const tools = makeTools(scene, stage, putGround)
   const column = el('div', {class: 'play-stage'})
   svg.replaceWith(column)
-  column.append(svg, ...tools.rows, ...(small ? [] : makeTasks(stage)), status)
+  column.append(svg, ...tools.basic, ...(small ? [] : tools.further), status)
+  if (!small) div.append(makeTasks(stage, svg))
 
   function putGround(name) {
     ground = background(name, network.size)
@@ -112,7 +116,7 @@ export async function liveFigure(div) {
   }
 
   function begin() {
-    tell('The network, about five megabytes, is being loaded.')
+    tell('The network is being loaded, about five megabytes.')
     ask = startDetector(answered, fault => tell(`The network could not be loaded: ${fault}.`))
     changed()
   }
@@ -178,7 +182,8 @@ export async function liveFigure(div) {
     explain(smallestUnder(found, at) ?? null)
   }
 
-  tell('Touch a shape: then the network, about five megabytes, is loaded.')
+  tell('Move a shape, and a detector finds it. At your first touch the network is loaded, ' +
+    'about five megabytes.')
   switches.read()
   putGround('clouds')
   whenWanted(div, small, begin)

@@ -30,20 +30,21 @@ function detections({found, hits, truth}) {
 
 const before = ({pairs}) => pairs.map(faint)
 
-const onGrid = (anchor, grid) => grid < 0 || anchor.grid === grid
-
-function over({pairs, anchors, grid}) {
-  const own = pairs.filter(pair => onGrid(anchors[pair.anchor], grid))
-  return own.map(pair => rect(anchors[pair.anchor].box, `play-over play-color${pair.label}`))
+function over({pairs, anchors}) {
+  return pairs.map(({anchor, label}) => rect(anchors[anchor].box, `play-over play-color${label}`))
 }
 
-function all({anchors, grid}) {
-  const own = anchors.filter(anchor => onGrid(anchor, grid))
-  const rects = own.map(({box}) => rect(box, 'play-background'))
-  return [el('g', {class: 'play-anchors'}, ...rects)]
+// All of a grid, thin, and on top those of a cell in the middle.
+function all({anchors, network, grid}) {
+  const g = network.grids[grid]
+  const middle = g / 2 * g + g / 2
+  const own = anchors.filter(anchor => anchor.grid === grid)
+  const thin = own.map(({box}) => rect(box, 'play-background'))
+  const bold = own.filter(({cell}) => cell === middle).map(({box}) => rect(box, 'play-forced'))
+  return [el('g', {class: 'play-anchors'}, ...thin, ...bold)]
 }
 
-// A square for each cell, as gold as its best anchor is sure.
+// A square for each cell, as dark as its best anchor is sure.
 function heated({rows, anchors, network, grid, label}) {
   const g = network.grids[grid]
   return heat(rows, anchors, grid, label).map((score, cell) => {

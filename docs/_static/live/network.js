@@ -18,11 +18,14 @@ export function makeAnchors({grids, zooms, ratios}) {
   return boxes.map((box, i) => ({box, ...places[i]}))
 }
 
+// In 32 bits, as in Python: scores near 1 that are equal there are equal here, too.
+const score = logit => Math.fround(sigmoid(logit))
+
 // Scores of all anchors and classes, without background; and the decoded boxes.
 export function readRows({logits, offsets}, anchors, nClasses) {
   const scores = anchors.map((_, a) => {
     const first = a * (nClasses + 1) + 1
-    return Array.from(logits.subarray(first, first + nClasses), sigmoid)
+    return Array.from(logits.subarray(first, first + nClasses), score)
   })
   const acts = anchors.map((_, a) => [...offsets.subarray(4 * a, 4 * a + 4)])
   const boxes = anchors.map((anchor, a) => {

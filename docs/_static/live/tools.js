@@ -60,17 +60,16 @@ export function makeTools(scene, stage, putGround) {
   const [grounds, ground] = choices(
     'background', BACKGROUND_NAMES, BACKGROUND_NAMES, 0, () => putGround(ground()[0]), 'radio')
   const edits = [
-    handButton(scene, stage.put), button('Another scene', another),
+    handButton(scene, stage.put), button('New scene', another),
     button('Erase', () => stage.erase(scene.selected)),
-    button('Erase all', () => stage.replaceAll([])),
+    button('Clear', () => stage.replaceAll([])),
   ]
   // the slider follows the shape that is selected
   function follow(object) {
     if (object) putDegrees((object.degrees + 540) % 360 - 180)
   }
-  const rows = [
-    row('add a shape', ...shapes), row('colour', ...colors), row('edit', ...edits), turnRow,
-    grounds,
+  const basic = [
+    row('add a shape', ...shapes), row('colour', ...colors), row('edit', ...edits),
   ]
-  return {rows, follow}
+  return {basic, further: [turnRow, grounds], follow}
 }
