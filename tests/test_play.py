@@ -662,6 +662,9 @@ def check_matching(page, match_thresh, neg_thresh):
     forced = [' forced' if f else '' for f in m.iou > 1]
     texts = [t.replace('\xad', '').replace('\n', ' ') for t in rows['target']]
     assert texts == [w + f for w, f in zip(want, forced)]
+    # at that threshold an anchor is positive, above it is not
+    limits = ['any' if f else f'{v:.2f}' for f, v in zip(m.iou > 1, iou.amax(0).tolist())]
+    assert rows['positive up to'] == limits
     counts = [int((m.labels > 0).sum()), int((m.labels == 0).sum()), int((m.labels < 0).sum())]
     assert '{} positive, {} background, {} ignored'.format(*counts) in read(page, 'matching')
     for kind, n in [('forced', sum(map(bool, forced))), ('ignored', counts[2])]:

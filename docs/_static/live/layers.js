@@ -31,7 +31,9 @@ function detections({found, hits, truth}) {
 const before = ({pairs}) => pairs.map(faint)
 
 function over({pairs, anchors}) {
-  return pairs.map(({anchor, label}) => rect(anchors[anchor].box, `play-over play-color${label}`))
+  return pairs.map(({anchor, label}) => {
+    return rect(anchors[anchor].box, `play-over play-color${label}`)
+  })
 }
 
 // All of a grid, thin, and on top those of a cell in the middle.
