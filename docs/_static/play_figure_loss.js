@@ -58,6 +58,9 @@
         return el('rect', {...edges(a), class: 'play-background'})
       })),
       outline, box,
+      ...ANCHORS.map(([x1, y1], a) => {
+        return el('text', {x: 100 * x1 + 3, y: 100 * y1 + 6, class: 'play-number'}, `${a}`)
+      }),
     )
 
     // The sliders show the numbers of the anchor that was chosen.

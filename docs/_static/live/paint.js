@@ -5,21 +5,22 @@ export const STROKE = .03  // width of a line drawn by hand
 
 // ---- backgrounds, as `background` of the chapter on shapes draws them
 
-const SMOOTH = t => t * t * (3 - 2 * t)
+const smooth = t => t * t * (3 - 2 * t)
+const mix = (a, b, t) => a + (b - a) * t
 
 // A few random values, enlarged smoothly.
 function clouds(grain, side, random) {
   const noise = Array.from({length: grain * grain}, random)
   const at = v => Math.min(Math.max(v * grain / side - .5, 0), grain - 1)
   return (x, y) => {
-    const [column, row] = [at(x), at(y)]
-    const [left, top] = [Math.floor(column), Math.floor(row)]
-    const [right, bottom] = [Math.min(left + 1, grain - 1), Math.min(top + 1, grain - 1)]
-    const [across, down] = [SMOOTH(column - left), SMOOTH(row - top)]
-    const mix = (a, b, t) => a + (b - a) * t
-    const above = mix(noise[top * grain + left], noise[top * grain + right], across)
-    const below = mix(noise[bottom * grain + left], noise[bottom * grain + right], across)
-    return mix(above, below, down)
+    const column = Math.floor(at(x))
+    const row = Math.floor(at(y))
+    const across = smooth(at(x) - column)
+    const value = row => {
+      const left = noise[row * grain + column]
+      return mix(left, noise[row * grain + Math.min(column + 1, grain - 1)], across)
+    }
+    return mix(value(row), value(Math.min(row + 1, grain - 1)), smooth(at(y) - row))
   }
 }
 
@@ -58,10 +59,9 @@ export function background(name, side) {
   const pattern = PATTERNS[name](random, side)
   const pixels = new Uint8ClampedArray(4 * side * side)
   for (let i = 0; i < side * side; i++) {
-    const mix = pattern(i % side, Math.floor(i / side))
+    const share = pattern(i % side, Math.floor(i / side))
     const noise = speckle * (2 * random() - 1)
-    for (let c = 0; c < 3; c++)
-      pixels[4 * i + c] = first[c] + (second[c] - first[c]) * mix + noise
+    for (let c = 0; c < 3; c++) pixels[4 * i + c] = mix(first[c], second[c], share) + noise
     pixels[4 * i + 3] = 255
   }
   return new ImageData(pixels, side, side)

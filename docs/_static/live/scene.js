@@ -85,8 +85,10 @@ const pick = (values, random) => values[Math.floor(random() * values.length)]
 function randomBox(random) {
   const size = .2 + .3 * random()
   const stretch = Math.sqrt(.75 + .58 * random())
-  const [w, h] = [size * stretch, size / stretch]
-  const [x, y] = [random() * (1 - w), random() * (1 - h)]
+  const w = size * stretch
+  const h = size / stretch
+  const x = random() * (1 - w)
+  const y = random() * (1 - h)
   return [x, y, x + w, y + h]
 }
 

@@ -3,7 +3,7 @@
 import {COLORS, corners, drawing, moved, resized, turned} from './scene.js'
 import {STROKE} from './paint.js'
 const {around} = play
-const {set, el, edges, asPoints, place, drags, arrowStep} = play.draw
+const {set, el, edges, asPoints, within, place, drags, arrowStep} = play.draw
 
 const TURN = 5           // degrees for one press of a key
 const HANDLE = .07       // how far the handle for turning stands above a shape
@@ -136,7 +136,8 @@ export function makeStage(svg, scene, changed, clicked) {
 
   // ---- pointers
 
-  let still = true  // nothing was moved since the pointer went down
+  let still = true     // nothing was moved since the pointer went down
+  let sketched = null  // what is being drawn by hand
 
   function resizing(start) {
     const {box} = selected()
@@ -161,14 +162,11 @@ export function makeStage(svg, scene, changed, clicked) {
     const points = [[x, y]]
     set(line, {stroke: scene.color})
     return now => {
-      const at = [now.x, now.y].map(v => Math.min(Math.max(v, 0), 1))
-      points.push(at)
+      points.push([within(now.x, 0, 1), within(now.y, 0, 1)])
       sketched = points
       set(line, {d: path(points)})
     }
   }
-  let sketched = null
-
   function holding(target, start) {
     if (scene.byHand) return sketching(start)
     if (target === corner) return resizing(start)
