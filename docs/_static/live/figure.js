@@ -43,8 +43,7 @@ function makeSwitches(network, changed) {
   return {rows: [scoreRow, nmsRow, layerRow, gridRow, labelRow], read}
 }
 
-// Buttons for the tasks that the page describes, and below them the description of the one at
-// hand.
+// Buttons for the tasks that the page describes, and below them what it says about one.
 function makeTasks(stage, svg) {
   const text = el('div', {class: 'play-task-text', 'aria-live': 'polite'})
   const buttons = [...document.querySelectorAll('.play-task')].map(task => {
@@ -95,7 +94,7 @@ export async function liveFigure(div) {
   const column = el('div', {class: 'play-stage'})
   svg.replaceWith(column)
   column.append(svg, ...tools.basic, ...(small ? [] : tools.further), status)
-  if (!small) div.append(makeTasks(stage, svg))
+  if (!small) div.prepend(makeTasks(stage, svg))
 
   function putGround(name) {
     ground = background(name, network.size)

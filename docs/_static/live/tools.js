@@ -61,7 +61,7 @@ export function makeTools(scene, stage, putGround) {
     'background', BACKGROUND_NAMES, BACKGROUND_NAMES, 0, () => putGround(ground()[0]), 'radio')
   const edits = [
     handButton(scene, stage.put), button('New scene', another),
-    button('Erase', () => stage.erase(scene.selected)),
+    button('Erase', () => stage.erase(scene.selected ?? scene.objects.at(-1)?.id)),
     button('Clear', () => stage.replaceAll([])),
   ]
   // the slider follows the shape that is selected
