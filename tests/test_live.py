@@ -122,7 +122,9 @@ WATCH = '''(() => {
 
 def open_page(browser, site, name, width=1200, **options):
     "A page, and the list of what it asked for."
-    page = browser.new_page(viewport=dict(width=width, height=900), **options)
+    # without smooth scrolling, during which a place would be somewhere else
+    page = browser.new_page(viewport=dict(width=width, height=900), reduced_motion='reduce',
+                            **options)
     page.set_default_timeout(20_000)
     asked = []
     faults = []
@@ -423,6 +425,21 @@ def test_a_shape_follows_a_finger_and_the_page_does_not(live):
     after = objects(live)[1]
     assert box(after)[0] < box(before)[0] - .05 and box(after)[1] > box(before)[1] + .05
     assert live.evaluate('scrollY') == scrolled
+
+
+def test_a_click_selects_and_another_lets_go(live):
+    shape(live, 1).click()
+    press(live, 'colour: violet')
+    after = objects(live)
+    assert [o['color'] for o in after] == [after[0]['color'], '#a433f0', after[2]['color']]
+    assert part(live, '.play-wheel').is_visible()
+    x, y = middle(part(live, '.play-stage > svg'))
+    # below the star, beside the arrow
+    live.mouse.click(x + .4 * scale(live), y + .2 * scale(live))
+    settle(live)
+    assert not part(live, '.play-wheel').is_visible()
+    press(live, 'colour: green')
+    assert objects(live) == after
 
 
 def test_a_turned_shape_keeps_its_size(live):

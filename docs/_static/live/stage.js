@@ -23,7 +23,7 @@ const path = points => `M${asPoints(points)}`
 
 // `scene` has `objects`, the id of the one that is `selected`, the `color` of new ones, and
 // whether the pointer draws by hand (`byHand`). `changed` is called after each change of it,
-// `clicked` with the place of a click that has moved nothing.
+// `clicked` with place and element of a click that has moved nothing.
 export function makeStage(svg, scene, changed, clicked) {
   const ground = el('image', {width: 100, height: 100, preserveAspectRatio: 'none'})
   const shapes = el('g')
@@ -137,6 +137,7 @@ export function makeStage(svg, scene, changed, clicked) {
   // ---- pointers
 
   let still = true     // nothing was moved since the pointer went down
+  let hit = svg        // what it went down on; a click itself only knows the picture
   let sketched = null  // what is being drawn by hand
 
   function resizing(start) {
@@ -175,6 +176,7 @@ export function makeStage(svg, scene, changed, clicked) {
   }
   function begin(start, target) {
     still = true
+    hit = target
     const move = holding(target, start)
     return move && (now => {
       // a hand is never quite still
@@ -191,7 +193,7 @@ export function makeStage(svg, scene, changed, clicked) {
   }
   drags(svg, begin, ended)
   svg.onclick = event => {
-    if (still && !scene.byHand) clicked(place(svg, event), event.target)
+    if (still && !scene.byHand) clicked(place(svg, event), hit)
   }
 
   const show = address => set(ground, {href: address})
