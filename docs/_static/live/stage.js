@@ -2,7 +2,6 @@
 // finger or keyboard.
 import {COLORS, corners, drawing, moved, resized, turned} from './scene.js'
 import {STROKE} from './paint.js'
-const {around} = play
 const {set, el, edges, asPoints, within, place, drags, arrowStep} = play.draw
 
 const TURN = 5           // degrees for one press of a key
