@@ -358,6 +358,7 @@ def test_a_scene_is_there_at_first_and_all_of_it_is_found(live):
     assert '3 shapes: 3 found, 0 missed, 0 false positives.' in read(live)
     assert 'Precision 1.00, recall 1.00' in read(live)
     assert part(live, '.play-detection.play-true').count() == 3
+    assert f'mAP50 is {FACTS["map50"]:.3f}' in part(live, '.play-hint').last.inner_text()
 
 
 def read(page):

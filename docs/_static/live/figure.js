@@ -9,7 +9,7 @@ import {LAYERS, explained} from './layers.js'
 import {described, makeStage} from './stage.js'
 import {TASKS} from './tasks.js'
 import {makeTools, row} from './tools.js'
-import {fillResults, spoken, summary} from './words.js'
+import {fillResults, introduced, spoken, summary} from './words.js'
 const {area, iou} = play
 const {el, set, figure, slider, choices, button} = play.draw
 
@@ -85,7 +85,8 @@ export async function liveFigure(div) {
     label: 'A picture with shapes that can be moved, and the boxes that the network finds',
     hint: 'Drag a shape, or its handles: the one above turns it, the one at the corner ' +
       'resizes it. With the keyboard: tab, arrow keys, shift and arrow keys, R, C, delete. ' +
-      'Green: true positive. Red and dashed: false positive. White and dotted: missed.',
+      'Green: true positive. Red and dashed: false positive. White and dotted: missed. ' +
+      (small ? '' : introduced(network)),
   })
   // while a shape is dragged its text changes too often to be read out
   set(div.querySelector('.play-text'), {'aria-live': 'off'})

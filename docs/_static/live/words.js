@@ -4,6 +4,11 @@ import {count} from './network.js'
 import {described} from './stage.js'
 const {el, button, count: counted} = play.draw
 
+export function introduced({weights, map50, n_valid: n}) {
+  return `The network has ${weights} weights; its mAP50 is ${map50.toFixed(3)}, on ` +
+    `${n} drawn images that it was not trained on.`
+}
+
 const rate = v => Number.isNaN(v) ? 'not defined' : v.toFixed(2)
 
 export function summary({hits, truth}) {
