@@ -3,7 +3,10 @@ PYTHON ?= python3
 PY := .venv/bin/python
 CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[01]*.ipynb)) nbs/index.ipynb $(wildcard nbs/tutorials/*.ipynb)
 
-.PHONY: demo test test-lowest live fuzz fuzz-guided coverage notebooks docs docs-serve export check readme lint wheel clean
+# photographs for the ladder, such as cards=DIR bccd=DIR
+PHOTOS ?=
+
+.PHONY: demo test test-lowest live fuzz fuzz-guided coverage ladder notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo --overwrite
@@ -62,6 +65,10 @@ coverage: .venv/dev docs  ## lines of the package that notebooks and tests run
 	rm -f .coverage
 	OMP_NUM_THREADS=1 $(PY) -m coverage run --source ssd_tutorial .venv/bin/nbdev-test --n-workers 0
 	$(PY) -m pytest -n 2 --cov ssd_tutorial --cov-append --cov-report term
+
+ladder: .venv/dev  ## train what chapter 20 compares, as far as it is not done, and run the chapter
+	cd benchmarks && OMP_NUM_THREADS=1 ../$(PY) ladder.py --data shapes hard $(PHOTOS) | tee -a ladder.log
+	$(PY) tools/run_notebooks.py nbs/20_ladder.ipynb
 
 wheel: .venv/dev  ## build wheel and sdist; both must work in a fresh environment
 	rm -rf dist build

@@ -80,10 +80,10 @@ def add_row(file, row, measured):
         writer.writerow(row)
 
 
-def shapes(n, seed):
+def shapes(n, seed, **kind):
     "Samples of the embedded data set, drawn once per machine."
     folder = Path(tempfile.gettempdir())/"ssd_tutorial_benchmarks"
-    return make_shapes(folder/f"shapes-{n}-{seed}", n, seed)
+    return make_shapes(folder/f"shapes-{n}-{seed}{''.join(kind)}", n, seed, **kind)
 
 
 def learner(train, situation="shapes", model="ssd", seed=0, workers=None, cbs=(), dtype=None,

@@ -83,7 +83,7 @@ def _interruptible(out, f, *args):
 def ssd_train(
     data:str='shapes', # shapes (drawn), pascal (downloaded), or an annotated folder
     out:str='runs/train', # folder for detector, losses, metrics and a figure
-    model:str='ssd', # ssd (several grids) or article (one grid, one anchor per cell)
+    model:str='ssd', # ssd, anchor_free (both with several grids) or article (one grid)
     scratch:bool=False, # random weights instead of ImageNet's (shapes: always)
     arch:str=None, # body: torchvision's or resnet10, 8 [mobilenet_v2; scratch resnet10]
     size:int=None, # image side in pixels [224; shapes 128]
@@ -93,7 +93,7 @@ def ssd_train(
     bs:int=None, # images per batch [16; scratch 8, shapes 32]
     augment:str=None, # photo, flip, flips (turned, too), article, none [photo; scratch flip]
     class_loss:str=None, # focal, or one in brackets [varifocal; scratch hard_negatives]
-    box_loss:str=None, # offsets or giou; for the article's model corners [giou]
+    box_loss:str=None, # of ssd offsets or giou; the other models have one each [giou]
     workers:int=None, # processes that load images [one per core with a GPU, else 0]
     seed:int=6789, # seed of split, weights, order and augmentation
     lenient:bool=False, # leave out faulty objects and images, instead of stopping

@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .anchors import Anchors, match
+from .anchors import Anchors, centres_inside, match
 from .boxes import box_iou
 from .evaluate import (HIT, IGNORED, Report, Table, match_detections, mean_ap,
                                    one_name_each, overlaps, pr_curves, score_detections)
@@ -46,12 +46,11 @@ def miss_reasons(boxes: Tensor, # `(A,4)` xyxy in [0,1], decoded, of all anchors
     own = predicted[labels - 1] # (M,A): the object's own class is predicted
     # another class is, by a box that is not nearer to another object
     other = (predicted.sum(0) > own.long()) & (iou == iou.amax(0))
-    fits = box_iou(truth, anchors.xyxy).amax(1) >= match_thresh
     # the order is the meaning: the first that holds is the reason
     reasons = {
         'suppressed': (good & own).any(1),
         'wrong class': (good & other).any(1),
-        'no anchor': ~fits,
+        'no anchor': ~_fitting(anchors, truth, match_thresh).any(1),
         'not matched': ~_has_anchor(anchors, truth, labels, match_thresh),
         'poor box': ~good.any(1),
         'low score': torch.ones(len(truth), dtype=torch.bool)}
@@ -59,8 +58,17 @@ def miss_reasons(boxes: Tensor, # `(A,4)` xyxy in [0,1], decoded, of all anchors
     return [FALSE_NEGATIVES[i] for i in first]
 
 # %% ../nbs/13_errors.ipynb #9e167e1a
+def _fitting(anchors, truth, match_thresh):
+    "`(M,A)`: which anchors could be positive for an object?"
+    if _centres_only(anchors): return centres_inside(anchors, truth)
+    return box_iou(truth, anchors.xyxy) >= match_thresh
+
+def _centres_only(anchors): return getattr(anchors.coder, 'centres_only', False)
+
 def _has_anchor(anchors, truth, labels, match_thresh):
     "`(M,)`: does matching give the object any anchor?"
+    # where the network chooses, whatever could be chosen counts
+    if _centres_only(anchors): return _fitting(anchors, truth, match_thresh).any(1)
     m = match(anchors, truth, labels, match_thresh)
     rows = torch.arange(len(truth))[:, None]
     return ((m.index == rows) & (m.labels > 0)).any(1)

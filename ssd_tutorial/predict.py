@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from .anchors import Anchors, SSDCoder, TanhCoder
+from .anchors import CODERS, Anchors
 from .boxes import clip_boxes, xyxy_to_cxcywh
 from .data import ObjectDataset, Vocab, image_tensor, normalize, resize_image
 from .model import SSD, grid_sizes, inference_copy, ssd_model
@@ -317,7 +317,6 @@ def predict(self: Detector,
 
 # %% ../nbs/11_predict.ipynb #93aaf6b6
 _FORMAT = 'ssd_tutorial detector 2'
-_CODERS = dict(tanh=TanhCoder, ssd=SSDCoder)
 
 def _writable(path):
     "`path`, if it can be written; makes its folder. Raises `ValueError`."
@@ -333,11 +332,11 @@ def _writable(path):
 # %% ../nbs/11_predict.ipynb #d9d47510
 def _coder_facts(coder, path):
     "Name and fields of a coder."
-    names = {kind: name for name, kind in _CODERS.items()}
+    names = {kind: name for name, kind in CODERS.items()}
     # a class derived from ours would come back as ours
     if type(coder) not in names:
         raise ValueError(f'{path}: a detector with {coder} cannot be saved; '
-                         'use TanhCoder or SSDCoder')
+                         'take a coder of CODERS, or enter yours there')
     return dict(asdict(coder), name=names[type(coder)])
 
 @patch
@@ -387,6 +386,8 @@ def _part_fault(facts, model, anchors, vocab):
     n_anchors = sum(g * g for g in grids) * model.config['k']
     if anchors.cxcywh.shape != (n_anchors, 4) or anchors.cell.shape != (n_anchors, 2):
         return f'it has {len(anchors)} anchors, its model gives {n_anchors} rows'
+    nothing = torch.zeros(1, len(anchors), model.config.get('numbers', 4))
+    if anchors.decode(nothing).shape != (1, len(anchors), 4): return 'its coder does not fit'
     numbers = [anchors.cxcywh, anchors.cell, *facts['weights'].values()]
     return '' if all(t.isfinite().all() for t in numbers) else 'its numbers are not finite'
 
@@ -415,14 +416,18 @@ def load(cls: Detector,
 def _rebuilt(cls, facts):
     "A detector of a file's facts, and what does not fit in them."
     # a huge number of classes would fill the memory before the weights could contradict
-    facing = facts['model']['k'] * facts['model']['n_classes']
-    if facing not in [len(w) for w in facts['weights'].values() if w.ndim]:
-        return None, 'its weights are not those of its classes'
+    widths = {len(w) for w in facts['weights'].values() if w.ndim}
+    config = facts['model']
+    outputs = {config['k'] * config['n_classes'], config['k'] * config.get('numbers', 4)}
+    if not outputs <= widths: return None, 'its weights are not those of its outputs'
     # no download: all weights are in the file
     model = ssd_model(**facts['model'], pretrained=False)
     model.load_state_dict(facts['weights'])
     settings = dict(facts['coder'])
-    coder = _CODERS[settings.pop('name')](**settings)
+    name = settings.pop('name')
+    if name not in CODERS:
+        return None, f'or its coder {name!r} is in a module to be imported before'
+    coder = CODERS[name](**settings)
     anchors = Anchors(facts['cxcywh'], facts['cell'], coder)
     vocab = Vocab(facts['vocab'], facts['short'])
     fault = _part_fault(facts, model, anchors, vocab)

@@ -14,14 +14,15 @@ from numbers import Integral, Real
 
 import torch
 
-from .anchors import make_anchors, suggest_anchors
+from .anchors import DistributionCoder, make_anchors, suggest_anchors
 from .augment import (FlipTransform, ResizeTransform, photo_transform,
                                   train_transform)
 from .data import Loaders, ObjectDataset, Vocab, ssd_dataloaders
 from .distributed import (Distributed, first_alone, from_processes,
                                       n_processes, together)
-from .loss import (FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss,
-                               OffsetLoss, SSDLoss, VarifocalLoss)
+from .loss import (DistributionLoss, FocalLoss, GIoULoss, HardNegativeLoss,
+                               MultiBoxLoss, OffsetLoss, SSDLoss, TaskAlignedLoss,
+                               VarifocalLoss)
 from .model import SMALL_ARCHS, fast_dtype, grid_sizes, ssd_body, ssd_model
 from .train import EpochSeed, KeepStatistics, early_body_head, ssd_learner
 
@@ -31,7 +32,10 @@ from fastai.torch_core import default_device, set_seed
 
 # %% ../nbs/10_recipes.ipynb #b249dc4a
 # arguments of `ssd_model`
-HEADS = dict(ssd=dict(k=6, maps=3), article={})
+HEADS = dict(
+    anchor_free = dict(maps=3, neck='fpn', numbers=4 * DistributionCoder().bins),
+    ssd = dict(k=6, maps=3),
+    article = {})
 
 AUGMENT = dict(
     article = train_transform,
@@ -43,7 +47,10 @@ AUGMENT = dict(
 CLASS_LOSSES = dict(focal=FocalLoss, hard_negatives=HardNegativeLoss,
                     varifocal=VarifocalLoss)
 # by model; the article compares corners, in a loss of its own
-BOX_LOSSES = dict(ssd=dict(offsets=OffsetLoss, giou=GIoULoss), article=dict(corners=None))
+BOX_LOSSES = dict(
+    anchor_free = dict(sides=DistributionLoss),
+    ssd = dict(offsets=OffsetLoss, giou=GIoULoss),
+    article = dict(corners=None))
 
 # %% ../nbs/10_recipes.ipynb #2c12cbd0
 _LEAST = dict(size=32, frozen=0, epochs=1, bs=1, seed=0)
@@ -71,7 +78,7 @@ def _check_rate(name, value):
 @dataclass(frozen=True)
 class Recipe:
     "All settings of a training, checked before any data is read."
-    model: str # ssd (several grids, anchors chosen by the data) or article (one grid)
+    model: str # anchor_free, ssd (both with several grids) or article (one grid)
     arch: str # body, see `ssd_body`
     pretrained: bool # start from ImageNet weights
     size: int # image side in pixels
@@ -81,7 +88,7 @@ class Recipe:
     bs: int # images per batch
     augment: str # key of `AUGMENT`
     class_loss: str # focal, hard_negatives or varifocal
-    box_loss: str # offsets or giou; for the article's model, corners
+    box_loss: str # a key of `BOX_LOSSES[model]`
     seed: int=6789 # seed of weights, order and augmentation
     workers: int=None # processes that load images; by default see `ssd_dataloaders`
 
@@ -103,17 +110,25 @@ class Recipe:
 
 # %% ../nbs/10_recipes.ipynb #135e181d
 _SSD = dict(class_loss='hard_negatives', box_loss='giou')
-_LONG = dict(class_loss='varifocal', box_loss='giou')
+_SSD_SURE = dict(class_loss='varifocal', box_loss='giou')
 _ARTICLE = dict(class_loss='focal', box_loss='corners')
+_FREE = dict(class_loss='varifocal', box_loss='sides')
 
 PRESETS = dict(
+    anchor_free = dict(
+        shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
+                      lr=3e-3, bs=32, augment='flip', **_FREE),
+        scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
+                       lr=2e-3, bs=8, augment='flip', **_FREE),
+        pretrained = dict(arch='mobilenet_v2', pretrained=True, size=288, frozen=2, epochs=60,
+                          lr=1e-3, bs=16, augment='photo', **_FREE)),
     ssd = dict(
         shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=3e-3, bs=32, augment='flip', **_SSD),
         scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
                        lr=2e-3, bs=8, augment='flip', **_SSD),
         pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=80,
-                          lr=1e-3, bs=16, augment='photo', **_LONG)),
+                          lr=1e-3, bs=16, augment='photo', **_SSD_SURE)),
     article = dict(
         shapes = dict(arch='resnet8', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=2e-3, bs=8, augment='flip', **_ARTICLE),
@@ -123,7 +138,7 @@ PRESETS = dict(
                           lr=1e-4, bs=64, augment='article', **_ARTICLE)))
 
 # %% ../nbs/10_recipes.ipynb #c661650f
-def preset(model: str='ssd', # ssd or article
+def preset(model: str='ssd', # anchor_free, ssd or article
            situation: str='pretrained', # pretrained, scratch or shapes
            **given, # settings of `Recipe` that take the place of the preset's
     ) -> Recipe:
@@ -137,6 +152,32 @@ def preset(model: str='ssd', # ssd or article
         try: ssd_model(recipe.arch, 2, False, **HEADS[model])
         except ValueError as e: raise ValueError(f'arch {recipe.arch!r}: {e}') from None
     return recipe
+
+# %% ../nbs/10_recipes.ipynb #f970cd34
+def _article_loss(recipe, train, grids, n_classes):
+    class_loss = CLASS_LOSSES[recipe.class_loss]()
+    return SSDLoss(make_anchors(grids), n_classes, class_loss)
+
+def _ssd_loss(recipe, train, grids, n_classes):
+    anchors = make_anchors(**suggest_anchors(train, grids))
+    class_loss = CLASS_LOSSES[recipe.class_loss]()
+    box_loss = BOX_LOSSES['ssd'][recipe.box_loss]()
+    return MultiBoxLoss(anchors, n_classes, class_loss, box_loss=box_loss)
+
+def _anchor_free_loss(recipe, train, grids, n_classes):
+    coder = DistributionCoder()
+    if min(grids) > 2 * (coder.bins - 1):
+        raise ValueError(f'size {recipe.size}: the coarsest grid of {recipe.arch} has '
+                         f'{min(grids)} cells a side, too many for an object as large as the '
+                         f'image, as a side is at most {coder.bins - 1} cells away; take a '
+                         'smaller size, or the ssd model')
+    anchors = make_anchors(grids, coder=coder)
+    class_loss = CLASS_LOSSES[recipe.class_loss]()
+    box_loss = BOX_LOSSES['anchor_free'][recipe.box_loss]()
+    return TaskAlignedLoss(anchors, n_classes, class_loss, box_loss)
+
+_LOSSES = dict(anchor_free=_anchor_free_loss, ssd=_ssd_loss, article=_article_loss)
+
 
 # %% ../nbs/10_recipes.ipynb #f970cd35
 def fetch_weights(recipe: Recipe
@@ -158,12 +199,7 @@ def recipe_model(recipe: Recipe,
     model = ssd_model(recipe.arch, len(vocab), recipe.pretrained, **head)
     # how many cells a grid has depends on the body and on the image size
     grids = grid_sizes(model, recipe.size)
-    class_loss = CLASS_LOSSES[recipe.class_loss]()
-    if recipe.model == 'article':
-        return model, SSDLoss(make_anchors(grids), len(vocab), class_loss)
-    anchors = make_anchors(**suggest_anchors(train, grids))
-    box_loss = BOX_LOSSES['ssd'][recipe.box_loss]()
-    return model, MultiBoxLoss(anchors, len(vocab), class_loss, box_loss=box_loss)
+    return model, _LOSSES[recipe.model](recipe, train, grids, len(vocab))
 
 # %% ../nbs/10_recipes.ipynb #0d0d0001
 def recipe_loaders(train, # list of `Sample`
@@ -200,7 +236,7 @@ def _shared(loader):
 # %% ../nbs/10_recipes.ipynb #42f2072a
 def _keeps_early(recipe):
     "Whether early layers and statistics stay ImageNet's; the article lets go of everything."
-    return recipe.pretrained and recipe.model == 'ssd'
+    return recipe.pretrained and recipe.model != 'article'
 
 def recipe_learner(train, # list of `Sample`
                    valid, # list of `Sample`
@@ -208,11 +244,12 @@ def recipe_learner(train, # list of `Sample`
                    recipe: Recipe,
                    history=None, # CSV file for the table of losses
                    metrics=None, # function from `Anchors` to a list of fastai's metrics
+                   parts: tuple=None, # model and loss of your own, seeded by you
                    **kwargs, # further arguments of `ssd_learner`
     ) -> Learner:
     "Everything that a training needs; seeds PyTorch, NumPy and Python."
     set_seed(recipe.seed)
-    model, loss = recipe_model(recipe, train, vocab)
+    model, loss = parts or recipe_model(recipe, train, vocab)
     loaders = recipe_loaders(train, valid, vocab, recipe)
     more = [] if metrics is None else metrics(loss.anchors)
     kwargs.setdefault('dtype', _common_dtype())

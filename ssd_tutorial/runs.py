@@ -273,7 +273,7 @@ def _judge(learn, recipe, folder, vocab, data, out, start):
     "Evaluate what was trained, and write the files of the run."
     detector = Detector(learn.model, learn.loss_func.anchors, vocab, recipe.size)
     report, errors = find_errors(detector, folder.valid)
-    if recipe.model == 'ssd': fig = errors.show(n=9)
+    if recipe.model != 'article': fig = errors.show(n=9)
     else: fig = show_predictions(learn.model, detector.anchors, learn.dls.valid.dataset)
     facts = _facts(report, learn, recipe, data, start)
     _save_run(out, detector, fig, facts)

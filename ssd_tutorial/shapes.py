@@ -143,9 +143,9 @@ def _hidden(a, b):
     h = max(0, min(a[3], b[3]) - max(a[1], b[1]))
     return w * h / min(_area(a), _area(b))
 
-def _random_box(rng, w, h):
-    "A box inside the image: x1, y1, x2, y2 in pixels."
-    size = min(w, h) * rng.uniform(.2, .5)
+def _random_box(rng, w, h, sides):
+    "A box inside the image: x1, y1, x2, y2 in pixels; `sides`: shares of the shorter side."
+    size = min(w, h) * rng.uniform(*sides)
     ratio = rng.uniform(.75, 1.33)
     # the root keeps the area at size * size, whatever the ratio
     box_w = min(size * ratio**.5, w - 2)
@@ -155,31 +155,37 @@ def _random_box(rng, w, h):
     return [round(v, 2) for v in (x, y, x + box_w, y + box_h)]
 
 # %% ../nbs/02_shapes.ipynb #17bcd826
+_EASY = dict(counts=[1, 2, 2, 3, 3, 4, 5, 6], sides=(.2, .5), hidden=.3)
+_HARD = dict(counts=range(8, 21), sides=(.08, .25), hidden=.6)
+
 def random_boxes(rng: random.Random, # all randomness comes from it
                  w: int, # image width in pixels
                  h: int, # image height in pixels
-    ) -> list: # one to six boxes x1, y1, x2, y2 in pixels
-    "Boxes inside the image that hide little of each other."
+                 hard: bool=False, # small and crowded
+    ) -> list: # one to six boxes x1, y1, x2, y2 in pixels; up to twenty hard ones
+    "Boxes inside the image that hide at most 30 % of each other; hard ones 60 %."
+    kind = _HARD if hard else _EASY
     boxes = []
-    for _ in range(rng.choice([1, 2, 2, 3, 3, 4, 5, 6])):
+    for _ in range(rng.choice(kind['counts'])):
         # in a crowded image there may be no place left: give up after 20 tries
         for _ in range(20):
-            box = _random_box(rng, w, h)
-            if all(_hidden(box, other) < .3 for other in boxes):
+            box = _random_box(rng, w, h, kind['sides'])
+            if all(_hidden(box, other) < kind['hidden'] for other in boxes):
                 boxes.append(box)
                 break
     return boxes
 
+
 # %% ../nbs/02_shapes.ipynb #164d58e4
 _SIDES = [(160, 160), (192, 144), (144, 192), (208, 156), (176, 132), (240, 160)]
 
-def _draw_image(i, seed):
-    "Image `i` of the set, its boxes and class names. It depends on nothing but `i` and `seed`."
+def _draw_image(i, seed, hard=False):
+    "Image `i` of a set, its boxes and class names; without regard to any other image."
     # a generator of its own: image 17 is the same in a set of 20 and of 1000
     rng = random.Random(f'shapes {seed} {i}')
     w, h = rng.choice(_SIDES)
     image = background(rng, w, h)
-    boxes = random_boxes(rng, w, h)
+    boxes = random_boxes(rng, w, h, hard)
     names = []
     for box in boxes:
         names.append(rng.choice(list(SHAPES)))
@@ -200,15 +206,15 @@ def _annotations(boxes, labels, image_id, first_id):
                             category_id=names.index(label) + 1, bbox=box))
     return entries
 
-def _write_shapes(path, n, seed, info):
+def _write_shapes(path, info):
     "Write the whole set into a folder beside `path`, then rename."
     path.parent.mkdir(parents=True, exist_ok=True)
     categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES, 1)]
     coco = dict(info=info, images=[], annotations=[], categories=categories)
     with atomic_write(path) as part:
         (part/'train').mkdir(parents=True)
-        for i in range(n):
-            image, boxes, labels = _draw_image(i, seed)
+        for i in range(info['n']):
+            image, boxes, labels = _draw_image(i, info['seed'], 'hard' in info)
             name = f'{i:06d}.jpg'
             image.save(part/'train'/name, quality=90)
             w, h = image.size
@@ -227,12 +233,15 @@ def _info(path):
 def make_shapes(path, # folder to write: train/*.jpg and train.json
                 n: int=1000, # number of images
                 seed: int=0, # the same seed draws the same images on every machine
+                hard: bool=False, # small objects in crowds
     ) -> list: # `n` of `Sample`
     "Draw the embedded data set, or read it. Raises `ValueError` if other files are there."
     path = Path(path)
     info = dict(description='ssd_tutorial shapes', version='1', n=n, seed=seed)
+    # only then, so that sets drawn before are still recognised
+    if hard: info['hard'] = True
     empty = not path.exists() or path.is_dir() and not any(path.iterdir())
-    if empty: _write_shapes(path, n, seed, info)
+    if empty: _write_shapes(path, info)
     elif _info(path) != info:
         raise ValueError(f'{path}: holds {_info(path)}, not {info}; '
                          'give another folder or remove this one')

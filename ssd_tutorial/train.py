@@ -286,9 +286,11 @@ def overfit_check(learn: Learner, # from `ssd_learner` or `recipe_learner`; stay
         raise ValueError('the head is frozen and cannot learn: call learn.unfreeze()')
     losses = _by_heart(model, loss, batch, steps, lr)
     faults = []
-    for (name, hint), first, last in zip(HINTS.items(), losses[0], losses[-1]):
-        # a term that is small from the first has nothing to learn
-        if not last <= max(.6 * first, .05): faults.append(f'{name} hardly falls: {hint}')
+    for (name, hint), values in zip(HINTS.items(), zip(*losses)):
+        # the highest, as scores that follow the boxes have more to learn once boxes fit; a term
+        # that is small from the first has nothing to learn
+        low_enough = values[-1] <= max(.6 * max(values), .05)
+        if not low_enough: faults.append(f'{name} hardly falls: {hint}')
     return Overfit(losses, faults)
 
 # %% ../nbs/09_train.ipynb #09fa0002

@@ -333,8 +333,8 @@ def test_the_table_of_thresholds_is_that_of_the_losses():
     ours = MultiBoxLoss(ANCHORS[16], 2)
     defaults = inspect.signature(match).parameters
     assert (defaults['match_thresh'].default, defaults['neg_thresh'].default) == (.4, None)
-    assert (article.match_thresh, article.neg_thresh) == (.4, None)
-    assert (ours.match_thresh, ours.neg_thresh) == (.5, .4)
+    assert article.matcher.keywords == dict(match_thresh=.4)
+    assert ours.matcher.keywords == dict(match_thresh=.5, neg_thresh=.4)
 
 
 # ---- coverage

@@ -53,7 +53,7 @@ vocab = Vocab.from_samples(samples)
 found = {}
 with processes():
     for model, class_loss in (('ssd', 'hard_negatives'), ('ssd', 'varifocal'),
-                              ('article', 'focal')):
+                              ('article', 'focal'), ('anchor_free', 'varifocal')):
         recipe = preset(model, 'scratch', frozen=1, epochs=1, size=64, bs=7, augment='none',
                         class_loss=class_loss)
         watch = Watch()

@@ -78,7 +78,7 @@ def test_bodies_by_name_at_an_odd_size(body, grids):
         n_anchors = len(make_anchors(grids, (1., 2.)))
         assert classes.shape == (len(boxes), n_anchors, 5) and boxes.shape[2] == 4
         assert classes.isfinite().all() and boxes.isfinite().all()
-    assert model.config == dict(arch=body, n_classes=5, k=2, maps=3)
+    assert model.config == dict(arch=body, n_classes=5, k=2, maps=3, neck=None, numbers=4)
 
 
 def n_weights(module): return sum(p.numel() for p in module.parameters())
