@@ -6,7 +6,7 @@ CHAPTERS := nbs/first_look.ipynb $(sort $(wildcard nbs/[0-9]*.ipynb)) nbs/index.
 # photographs for the ladder, such as cards=DIR bccd=DIR
 PHOTOS ?=
 
-.PHONY: demo test test-lowest fuzz fuzz-guided coverage ladder notebooks docs docs-serve export check readme lint wheel clean
+.PHONY: demo test test-lowest live fuzz fuzz-guided coverage ladder notebooks docs docs-serve export check readme lint wheel clean
 
 demo: .venv/installed  ## train a detector on the embedded data set, judge it and show its errors
 	.venv/bin/ssd_train --data shapes --out runs/demo --overwrite
@@ -49,6 +49,9 @@ lint: .venv/dev
 
 test-lowest:  ## the tests on the lowest versions that settings.ini allows, in .venv-lowest
 	bash tools/test_lowest.sh
+
+live: .venv/dev  ## train the network of the live page, and write it as a browser reads it
+	OMP_NUM_THREADS=1 $(PY) tools/make_live.py runs/live
 
 fuzz: .venv/dev  ## ten thousand damaged files and random numbers for each reader, loss and so on; thirty kills
 	FUZZ=10000 $(PY) -m pytest -n 2 tests/test_fuzz.py

@@ -9,6 +9,7 @@ import myst_nb.sphinx_ext
 sys.path.insert(0, str(Path(__file__).parent))
 import api  # noqa: E402
 import notebooks  # noqa: E402
+import onnxruntime_web  # noqa: E402
 
 ROOT = api.ROOT
 SHOWN = {".ipynb", ".jpg", ".png", ".svg"}
@@ -47,7 +48,8 @@ mathjax = find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
 html_theme = "sphinx_book_theme"
 html_title = cfg["repo"]
 html_favicon = "_static/favicon.svg"
-html_static_path = ["_static", f"{mathjax}/static/mathjax/{mathjax_path}"]
+onnxruntime = onnxruntime_web.fetch(ROOT/"_proc"/"onnxruntime")
+html_static_path = ["_static", f"{mathjax}/static/mathjax/{mathjax_path}", str(onnxruntime)]
 html_css_files = sorted(p.name for p in STATIC.glob("*.css"))
 # sorted, so play.js comes before the figures that build on it
 html_js_files = sorted(p.name for p in STATIC.glob("*.js"))

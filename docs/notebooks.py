@@ -26,6 +26,7 @@ START = """
 :hidden:
 :caption: Start
 first_look
+live
 ```"""
 CONTENTS = """
 ```{toctree}

@@ -18,15 +18,18 @@ from torchvision.ops import batched_nms, nms
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors, match
 from ssd_tutorial.boxes import box_iou, xyxy_to_cxcywh
 from ssd_tutorial.evaluate import average_precision, match_detections, precision_recall
-from ssd_tutorial.loss import FocalLoss
+from ssd_tutorial.loss import (FocalLoss, GIoULoss, HardNegativeLoss, MultiBoxLoss, OffsetLoss,
+                               VarifocalLoss, paired_iou)
 from ssd_tutorial.predict import Detections, non_max_suppression
 from ssd_tutorial.readers import Sample
+from ssd_tutorial.shapes import SHAPES, shape_corners
 
 ROOT = Path(__file__).parents[1]
 STATIC = ROOT/'docs/_static'
 PLAY = STATIC/'play.js'
 SCRIPTS = sorted(STATIC.glob('*.js'))       # in the order in which a page loads them
-FIGURES = ['iou', 'anchors', 'matching', 'coder', 'gamma', 'nms', 'precision-recall']
+FIGURES = ['iou', 'anchors', 'matching', 'coder', 'gamma', 'loss', 'nms', 'precision-recall']
+LIVE = 'live'                               # needs the whole site: see test_live.py
 if not PLAY.is_file():
     pytest.skip('docs/_static is not here: these tests need it', allow_module_level=True)
 
@@ -79,6 +82,14 @@ def test_iou(js):
     pairs = [[a, b] for a in boxes.tolist() for b in boxes.tolist()]
     want = box_iou(boxes, boxes)
     assert_close(double(js('iou', pairs)).view(42, 42), want, rtol=0, atol=1e-12)
+
+
+def test_shapes_are_the_chapters(js):
+    for box, degrees in [((0, 0, 1, 1), 0), ((.1, .3, .5, .9), 8), ((.2, .2, .3, .6), -50)]:
+        drawn = js('shapeCorners', [[name, list(box), degrees] for name in SHAPES])
+        for name, corners in zip(SHAPES, drawn):
+            want = double(shape_corners(name, box, degrees))
+            assert_close(double(corners), want, rtol=0, atol=1e-12)
 
 
 SQUARE = ((1., 1.),)
@@ -167,6 +178,45 @@ def test_focal(js, alpha, gamma):
     for got, truth in [(positive, 1), (negative, 0)]:
         wanted = torch.stack([want(act, truth) for act in acts])
         assert_close(double(got), wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_giou(js):
+    boxes = torch.cat([crowd(20, 0), crowd(20, 1, 4)])
+    others = torch.cat([crowd(20, 2), crowd(20, 3, 4)])
+    _, want = paired_iou(boxes, others)
+    got = js('giou', list(zip(boxes.tolist(), others.tolist())))
+    assert_close(double(got), want, rtol=0, atol=1e-9)
+
+
+CLASS_LOSSES = dict(focal=FocalLoss, hard_negatives=HardNegativeLoss, varifocal=VarifocalLoss)
+BOX_LOSSES = dict(offsets=OffsetLoss, giou=GIoULoss)
+
+
+@pytest.mark.parametrize('box_loss', BOX_LOSSES)
+@pytest.mark.parametrize('class_loss', CLASS_LOSSES)
+def test_multi_box_loss(js, class_loss, box_loss):
+    calls = []
+    wanted = []
+    for seed in range(30):
+        # so many anchors that some are ignored, and not all negatives are hard
+        anchors = replace(some_anchors(40, seed), coder=SSDCoder())
+        boxes = crowd(seed % 4, seed + 100)
+        labels = torch.randint(1, 4, (len(boxes),), generator=generator(seed))
+        numbers = torch.randn(40, 7, generator=generator(seed), dtype=torch.double)
+        logits = numbers[:, :3]
+        acts = numbers[:, 3:]
+        loss = MultiBoxLoss(anchors, 4, CLASS_LOSSES[class_loss](),
+                            box_loss=BOX_LOSSES[box_loss]())
+        preds = torch.cat([logits[:, :1] * 0, logits], 1)[None], acts[None]
+        wanted.append(torch.stack(loss.terms(preds, boxes[None], labels[None])))
+        given = [anchors.xyxy, logits, acts, boxes, labels]
+        calls.append([*(t.tolist() for t in given), class_loss, box_loss])
+    kinds = set()
+    for got, want in zip(js('multiBoxLoss', calls), wanted):
+        kinds |= {min(label, 1) for label in got['labels']}
+        sums = double([sum(got['classTerms']), sum(got['boxTerms'])])
+        assert_close(sums, want.double(), rtol=1e-6, atol=1e-9)
+    assert kinds == {-1, 0, 1}
 
 
 @pytest.mark.parametrize('steps', [None, 8])
@@ -303,13 +353,13 @@ def named(div):
 
 def test_each_figure_stands_in_the_book_with_a_text_for_other_places():
     found = divs()
-    assert {named(div) for div in found} == set(FIGURES)
+    assert {named(div) for div in found} == {*FIGURES, LIVE}
     for div in found:
         assert re.search('>([^<]+)</div>', div)[1].strip().endswith('.')
 
 
 def test_files_are_narrow():
-    for path in [*SCRIPTS, *STATIC.glob('*.css')]:
+    for path in [*SCRIPTS, *STATIC.glob('live/*.js'), *STATIC.glob('*.css')]:
         if path.name == 'site.css':
             continue
         wide = [line for line in path.read_text().splitlines() if len(line) > 96]
@@ -612,6 +662,9 @@ def check_matching(page, match_thresh, neg_thresh):
     forced = [' forced' if f else '' for f in m.iou > 1]
     texts = [t.replace('\xad', '').replace('\n', ' ') for t in rows['target']]
     assert texts == [w + f for w, f in zip(want, forced)]
+    # at that threshold an anchor is positive, above it is not
+    limits = ['any' if f else f'{v:.2f}' for f, v in zip(m.iou > 1, iou.amax(0).tolist())]
+    assert rows['positive up to'] == limits
     counts = [int((m.labels > 0).sum()), int((m.labels == 0).sum()), int((m.labels < 0).sum())]
     assert '{} positive, {} background, {} ignored'.format(*counts) in read(page, 'matching')
     for kind, n in [('forced', sum(map(bool, forced))), ('ignored', counts[2])]:
@@ -774,6 +827,57 @@ def test_easy_predictions_can_be_told_apart(page):
     points = [p.split() for p in d[1:].split('L')]
     heights = [float(y) for x, y in points if 60 <= float(x) <= 95]
     assert max(heights) - min(heights) > 12
+
+
+# ---- the loss by hand
+
+STAR_AND_HEART = tensor([[.1, .2, .5, .6], [.5, .5, .9, 1]])
+NUMBERS = ['logit star', 'logit heart', 'centre x', 'centre y', 'width', 'height']
+
+
+def check_loss(page, numbers, class_loss='focal', box_loss='offsets'):
+    "Sums and terms for the numbers `(5,6)` of all anchors."
+    numbers = tensor(numbers)
+    anchors = replace(make_anchors((2,), coder=SSDCoder()), cxcywh=xyxy_to_cxcywh(FIVE),
+                      cell=torch.ones(5, 2))
+    loss = MultiBoxLoss(anchors, 3, CLASS_LOSSES[class_loss](),
+                        box_loss=BOX_LOSSES[box_loss]())
+    preds = torch.cat([torch.zeros(5, 1), numbers[:, :2]], 1)[None], numbers[None, :, 2:]
+    terms = loss.terms(preds, STAR_AND_HEART[None], tensor([[1, 2]]))
+    classes, boxes = [t.item() for t in terms]
+    shown = [number(page, 'loss', text) for text in ('Loss', 'class loss', 'box loss')]
+    assert shown == pytest.approx([classes + boxes, classes, boxes], abs=6e-4)
+    rows = table(page, 'loss')
+    of_classes = [float(rows[f'{a}'][1]) for a in range(5)]
+    of_boxes = [float(rows[a][2]) for a in ('0', '3')]
+    assert sum(of_classes) == pytest.approx(classes, abs=3e-3)
+    assert sum(of_boxes) == pytest.approx(boxes, abs=2e-3)
+    assert [rows[f'{a}'][0] for a in range(5)] == ['star', 'background', 'background', 'heart',
+                                                   'background']
+    return shown
+
+
+def test_loss_by_hand(page):
+    numbers = [[0.] * 6 for _ in range(5)]
+    first = check_loss(page, numbers)
+    for i, value in enumerate([1.5, -1, .8, 1.4, -.5, -1.1]):
+        slide(page, 'loss', NUMBERS[i], value)
+        numbers[0][i] = value
+    star = check_loss(page, numbers)
+    assert star[1] < first[1] and star[2] < first[2]
+    press(page, control(page, 'loss', '0'), *['ArrowRight'] * 4)
+    slide(page, 'loss', NUMBERS[0], 3)
+    numbers[4][0] = 3
+    assert check_loss(page, numbers)[1] > star[1]
+    for class_loss in ['varifocal', 'hard_negatives']:
+        control(page, 'loss', class_loss).click()
+        check_loss(page, numbers, class_loss)
+    control(page, 'loss', 'giou').click()
+    check_loss(page, numbers, 'hard_negatives', 'giou')
+    drawn = drawn_box(part(page, 'loss', '.play-decoded'))
+    assert drawn == pytest.approx(FIVE[4].tolist())
+    part(page, 'loss', 'button').click()
+    check_loss(page, [[0.] * 6] * 5, 'hard_negatives', 'giou')
 
 
 # ---- non-maximum suppression

@@ -45,7 +45,7 @@ def test_links_are_absolute_and_what_is_ours_exists():
 
 def test_pictures_say_what_they_show():
     alts = {url: alt for mark, alt, url in LINKS if mark}
-    assert sum('/images/' in url for url in alts) == 4
+    assert sum('/images/' in url for url in alts) == 5
     silent = [url for url, alt in alts.items() if len(alt) < 20]
     assert [url for url in silent if 'colab-badge' not in url] == []
 

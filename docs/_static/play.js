@@ -23,8 +23,68 @@ globalThis.play = (() => {
     return shared / Math.max(union, Number.MIN_VALUE)
   }
 
+  // Cut off at the edges of the picture.
+  const clip = box => box.map(v => Math.min(Math.max(v, 0), 1))
+
   // Place of the largest value, the first one if there are several; -1 if there is none.
   const argmax = values => values.indexOf(Math.max(...values))
+
+  // ---- drawn shapes
+
+  // `n` corners around the origin at the given radii in turn; the first points up.
+  function ring(n, radii = [1]) {
+    return Array.from({length: n}, (_, i) => {
+      // y grows downwards in an image, so -90 degrees points up
+      const angle = 2 * Math.PI * i / n - Math.PI / 2
+      const radius = radii[i % radii.length]
+      return [radius * Math.cos(angle), radius * Math.sin(angle)]
+    })
+  }
+
+  function heartCorner(i) {
+    const t = i * Math.PI / 36
+    const y = 13 * Math.cos(t) - 5 * Math.cos(2 * t) - 2 * Math.cos(3 * t) - Math.cos(4 * t)
+    return [16 * Math.sin(t) ** 3, -y]
+  }
+
+  const OUTLINES = {
+    arrow: [[-1, -.4], [.1, -.4], [.1, -1], [1, 0], [.1, 1], [.1, .4], [-1, .4]],
+    circle: ring(72),
+    cross: [
+      [.35, 1], [.35, .35], [1, .35], [1, -.35], [.35, -.35], [.35, -1],
+      [-.35, -1], [-.35, -.35], [-1, -.35], [-1, .35], [-.35, .35], [-.35, 1],
+    ],
+    diamond: ring(4),
+    heart: Array.from({length: 72}, (_, i) => heartCorner(i)),
+    square: [[-1, -1], [1, -1], [1, 1], [-1, 1]],
+    star: ring(10, [1, .45]),
+    triangle: ring(3),
+  }
+
+  function turn(points, degrees) {
+    const c = Math.cos(degrees * Math.PI / 180)
+    const s = Math.sin(degrees * Math.PI / 180)
+    return points.map(([x, y]) => [x * c - y * s, x * s + y * c])
+  }
+
+  // The smallest box around points.
+  function around(points) {
+    const xs = points.map(p => p[0])
+    const ys = points.map(p => p[1])
+    return [Math.min(...xs), Math.min(...ys), Math.max(...xs), Math.max(...ys)]
+  }
+
+  // Corners of an outline that is turned, and then stretched until it fills the box.
+  function fit(outline, [x1, y1, x2, y2], degrees = 0) {
+    const turned = turn(outline, degrees)
+    const [left, top, right, bottom] = around(turned)
+    return turned.map(([x, y]) => [
+      x1 + (x2 - x1) * (x - left) / (right - left),
+      y1 + (y2 - y1) * (y - top) / (bottom - top),
+    ])
+  }
+
+  const shapeCorners = (name, box, degrees) => fit(OUTLINES[name], box, degrees)
 
   // ---- anchors
 
@@ -106,12 +166,89 @@ globalThis.play = (() => {
   const decode = (coder, acts, anchor, cell) => coders[coder].decode(acts, anchor, cell)
   const encode = (coder, box, anchor, cell) => coders[coder].encode(box, anchor, cell)
 
-  // ---- focal loss
+  // ---- losses
+
+  const sigmoid = x => 1 / (1 + Math.exp(-x))
+
+  // log(1 + exp(x)), without an overflow.
+  const softplus = x => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)))
+
+  // Cross-entropy of a logit and a target in [0,1].
+  const bce = (x, target) => softplus(x) - x * target
 
   // Loss of one prediction that gives the truth the probability p. The weight is alpha where
   // the class is there, 1 - alpha where it is not.
   function focal(p, gamma, weight) {
     return -weight * (1 - p) ** gamma * Math.log(Math.max(p, 1e-38))
+  }
+
+  // How much a prediction counts, with the defaults of the library's losses.
+  const classWeights = {
+    focal: (x, target) => (target ? .25 : .75) * Math.abs(target - sigmoid(x)),
+    hard_negatives: () => 1,
+    varifocal: (x, target) => target > 0 ? target : 3 * sigmoid(x) ** 2,
+  }
+
+  function giou(a, b) {
+    const both = [
+      Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3]),
+    ]
+    // two points in one place have nothing around them
+    const outer = Math.max(area(both), 1e-12)
+    const shared = area(intersection(a, b))
+    const union = area(a) + area(b) - shared
+    return shared / Math.max(union, 1e-12) - (outer - union) / outer
+  }
+
+  const smoothL1 = d => Math.abs(d) < 1 ? d * d / 2 : Math.abs(d) - .5
+
+  const boxLosses = {
+    offsets(anchor, acts, box) {
+      const wanted = encode('SSDCoder', box, cxcywh(anchor))
+      const parts = acts.map((a, i) => smoothL1(a - wanted[i]))
+      return parts.reduce((sum, v) => sum + v) / 4
+    },
+    giou: (anchor, acts, box) => 3 * (1 - giou(decode('SSDCoder', acts, cxcywh(anchor)), box)),
+  }
+
+  // Whether an anchor counts for its classes: an ignored one does not, and of the background
+  // anchors, where only hard ones count, only the worst do, three for each positive one.
+  function counting(labels, logits, classLoss) {
+    const counts = labels.map(label => label >= 0)
+    if (classLoss !== 'hard_negatives') return counts
+    const cost = logits.map(row => row.reduce((sum, x) => sum + softplus(x), 0))
+    const negatives = [...labels.keys()].filter(a => labels[a] === 0)
+    negatives.sort((a, b) => cost[b] - cost[a])
+    const most = 3 * Math.max(labels.filter(label => label > 0).length, 1)
+    for (const a of negatives.slice(most)) counts[a] = false
+    return counts
+  }
+
+  // MultiBoxLoss of one picture with SSDCoder: for each anchor its label, class and box loss,
+  // divided by the number of positive anchors. `logits` are those of the real classes.
+  function multiBoxLoss(anchors, logits, acts, boxes, labels, classLoss, boxLoss) {
+    const found = match(anchors, boxes, labels, .5, .4)
+    const n = Math.max(found.labels.filter(label => label > 0).length, 1)
+    const counts = counting(found.labels, logits, classLoss)
+    const target = (a, column) => {
+      if (found.labels[a] !== column + 1) return 0
+      if (classLoss !== 'varifocal') return 1
+      const box = decode('SSDCoder', acts[a], cxcywh(anchors[a]))
+      return iou(box, boxes[found.index[a]])
+    }
+    const one = (x, t) => classWeights[classLoss](x, t) * bce(x, t)
+    const classTerm = a => {
+      const losses = logits[a].map((x, column) => one(x, target(a, column)))
+      return counts[a] ? losses.reduce((sum, v) => sum + v) / n : 0
+    }
+    const boxTerm = a => {
+      if (found.labels[a] <= 0) return 0
+      return boxLosses[boxLoss](anchors[a], acts[a], boxes[found.index[a]]) / n
+    }
+    const rows = [...anchors.keys()]
+    const classTerms = rows.map(classTerm)
+    const boxTerms = rows.map(boxTerm)
+    return {labels: found.labels, index: found.index, classTerms, boxTerms}
   }
 
   // ---- non-maximum suppression
@@ -190,8 +327,9 @@ globalThis.play = (() => {
   })
 
   return {
-    area, corners, cxcywh, intersection, iou, argmax, anchorBoxes, match, decode, encode, focal,
-    decisions, nonMaxSuppression, nms, precisionRecall, bestAhead, averagePrecision, twelve,
-    figures: {},
+    area, corners, cxcywh, intersection, iou, clip, argmax, OUTLINES, turn, around, fit,
+    shapeCorners, anchorBoxes, match, decode, encode, sigmoid, focal, giou,
+    multiBoxLoss, decisions,
+    nonMaxSuppression, nms, precisionRecall, bestAhead, averagePrecision, twelve, figures: {},
   }
 })()

@@ -2,7 +2,7 @@
 // that can be dragged. The unit of drawings is a hundredth of the picture's side.
 // Nothing here moves by itself, so nothing has to stop for readers who want less motion.
 (() => {
-  const {area} = play
+  const {area, shapeCorners} = play
   const SVG = 'http://www.w3.org/2000/svg'
   const DRAWN = ['svg', 'g', 'rect', 'circle', 'path', 'polygon', 'text', 'image']
 
@@ -33,34 +33,12 @@
 
   const count = (n, one, more = `${one}s`) => `${n} ${n === 1 ? one : more}`
 
-  function starCorner(i) {
-    const radius = i % 2 ? .45 : 1
-    const angle = i * Math.PI / 5
-    return [radius * Math.sin(angle), -radius * Math.cos(angle)]
-  }
+  const asPoint = p => p.map(v => (100 * v).toFixed(2)).join(',')
 
-  function heartCorner(i) {
-    const t = i * Math.PI / 36
-    const y = 13 * Math.cos(t) - 5 * Math.cos(2 * t) - 2 * Math.cos(3 * t) - Math.cos(4 * t)
-    return [16 * Math.sin(t) ** 3, -y]
-  }
-
-  const OUTLINES = {
-    star: Array.from({length: 10}, (_, i) => starCorner(i)),
-    heart: Array.from({length: 72}, (_, i) => heartCorner(i)),
-  }
+  const asPoints = points => points.map(asPoint).join(' ')
 
   // Points of a polygon: the shape, stretched until it fills the box.
-  function shapePoints(name, [x1, y1, x2, y2]) {
-    const stretched = (values, low, high) => {
-      const least = Math.min(...values)
-      const range = Math.max(...values) - least
-      return values.map(v => 100 * (low + (high - low) * (v - least) / range))
-    }
-    const xs = stretched(OUTLINES[name].map(c => c[0]), x1, x2)
-    const ys = stretched(OUTLINES[name].map(c => c[1]), y1, y2)
-    return xs.map((x, i) => `${x.toFixed(2)},${ys[i].toFixed(2)}`).join(' ')
-  }
+  const shapePoints = (name, box, degrees) => asPoints(shapeCorners(name, box, degrees))
 
   // ---- a figure and its controls
 
@@ -166,6 +144,44 @@
     return [under[0], moved]
   }
 
+  // Where in the drawing a pointer is, in shares of its side.
+  function place(svg, event) {
+    const toDrawing = svg.getScreenCTM().inverse()
+    const p = new DOMPoint(event.clientX, event.clientY).matrixTransform(toDrawing)
+    return {x: p.x / 100, y: p.y / 100}
+  }
+
+  // `begin` gets the place where a pointer goes down, and what it hits. It gives a function for
+  // each place that the pointer is moved to, or nothing where there is nothing to be moved.
+  function drags(svg, begin, ended = () => {}) {
+    const moves = new Map()  // one for each finger
+    svg.onpointerdown = event => {
+      const move = event.button ? undefined : begin(place(svg, event), event.target)
+      if (!move) return
+      moves.set(event.pointerId, move)
+      svg.setPointerCapture(event.pointerId)
+      event.preventDefault()
+    }
+    svg.onpointermove = event => moves.get(event.pointerId)?.(place(svg, event))
+    svg.onpointerup = event => {
+      if (moves.delete(event.pointerId)) ended(place(svg, event))
+    }
+    svg.onpointercancel = svg.onpointerup
+    // a finger on a box must not scroll; touch-action does not hold for parts of an svg
+    const hold = event => moves.size && event.preventDefault()
+    svg.addEventListener('touchstart', hold, {passive: false})
+  }
+
+  // The step of an arrow key that is pressed without others but shift; the page must then
+  // neither scroll nor turn.
+  function arrowStep(event) {
+    const step = STEPS[event.key]
+    if (!step || event.ctrlKey || event.altKey || event.metaKey) return
+    event.preventDefault()
+    event.stopPropagation()
+    return step
+  }
+
   // `boxes` is kept up to date; the names are also the classes that give the colours.
   function draggable(svg, boxes, names, changed) {
     const outlines = names.map(name => el('rect', {
@@ -187,38 +203,17 @@
       draw(i)
       changed()
     }
-    function place(event) {
-      const toDrawing = svg.getScreenCTM().inverse()
-      const p = new DOMPoint(event.clientX, event.clientY).matrixTransform(toDrawing)
-      return {x: p.x / 100, y: p.y / 100}
-    }
-
-    const drags = new Map()  // one for each finger
-    svg.onpointerdown = event => {
-      const start = place(event)
+    drags(svg, start => {
       const [i, how] = grabbed(boxes, start)
-      if (event.button || i === undefined) return
+      if (i === undefined) return
       const box = boxes[i]
-      const drag = now => change(i, how(box, now.x - start.x, now.y - start.y))
-      drags.set(event.pointerId, drag)
-      svg.setPointerCapture(event.pointerId)
       outlines[i].focus({preventScroll: true})
-      event.preventDefault()
-    }
-    svg.onpointermove = event => drags.get(event.pointerId)?.(place(event))
-    svg.onpointerup = event => drags.delete(event.pointerId)
-    svg.onpointercancel = svg.onpointerup
-    // a finger on a box must not scroll; touch-action does not hold for parts of an svg
-    const hold = event => drags.size && event.preventDefault()
-    svg.addEventListener('touchstart', hold, {passive: false})
+      return now => change(i, how(box, now.x - start.x, now.y - start.y))
+    })
 
     outlines.forEach((outline, i) => outline.onkeydown = event => {
-      const step = STEPS[event.key]
-      if (!step || event.ctrlKey || event.altKey || event.metaKey) return
-      // the page must neither scroll nor turn
-      event.preventDefault()
-      event.stopPropagation()
-      change(i, (event.shiftKey ? resized : moved)(boxes[i], ...step))
+      const step = arrowStep(event)
+      if (step) change(i, (event.shiftKey ? resized : moved)(boxes[i], ...step))
     })
     boxes.forEach((_, i) => draw(i))
     changed()
@@ -228,8 +223,8 @@
     'With the keyboard: tab, arrow keys, shift and arrow keys.'
 
   play.draw = {
-    set, el, edges, numbers, count, shapePoints, figure, slider, choices, button, table,
-    draggable, DRAG_HINT,
+    set, el, edges, numbers, count, asPoints, shapePoints, figure, slider, choices, button,
+    table, within, place, drags, arrowStep, draggable, DRAG_HINT,
   }
 
   // Each <div class="play" data-figure="..."> becomes a figure once all files are loaded.

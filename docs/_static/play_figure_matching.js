@@ -36,6 +36,13 @@
     })
   }
 
+  // The highest match_thresh at which an anchor is positive.
+  function limits({ious, forcedBy}) {
+    return forcedBy.map((object, a) => {
+      return object < 0 ? Math.max(...ious.map(row => row[a])).toFixed(2) : 'any'
+    })
+  }
+
   function forcedLine({ious}) {
     const best = ious.map(argmax)
     if (best[0] === best[1])
@@ -93,6 +100,7 @@
       drawAnchors(all)
       fill([
         ...NAMES.map((name, i) => [name, ...iouRow(result.ious, i)]),
+        ['positive up to', ...limits(result)],
         ['target', ...all.map(v => [v.text, `play-target-${v.kind}`])],
       ])
       const n = test => result.labels.filter(test).length
