@@ -419,7 +419,7 @@ def _rebuilt(cls, facts):
     widths = {len(w) for w in facts['weights'].values() if w.ndim}
     config = facts['model']
     outputs = {config['k'] * config['n_classes'], config['k'] * config.get('numbers', 4)}
-    if not outputs <= widths: return None, 'its weights are not those of its outputs'
+    if not outputs <= widths: return None, 'its weights are not those of its classes and boxes'
     # no download: all weights are in the file
     model = ssd_model(**facts['model'], pretrained=False)
     model.load_state_dict(facts['weights'])
