@@ -13,6 +13,7 @@ import json
 import os
 import warnings
 from dataclasses import asdict, dataclass
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 
@@ -477,6 +478,10 @@ def to_onnx(self: Detector,
         onnx = torch.onnx.export(
             whole, (image,), input_names=['image'],
             output_names=['boxes', 'labels', 'scores'], dynamo=True, verbose=False)
+    # where in the code each step comes from: paths of this machine, of no use elsewhere
+    graphs = [onnx.model.graph, *onnx.model.functions.values()]
+    for node in chain(*graphs):
+        for part in (node, *node.outputs): part.metadata_props.clear()
     onnx.model.metadata_props.update(classes=json.dumps(self.vocab.names), size=str(self.size))
     with atomic_write(path) as part: onnx.save(part, external_data=False)
     return path

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -850,6 +851,8 @@ def test_onnxruntime_too_keeps_the_first_of_equal_scores(tmp_path, exact):
 
 def test_the_onnx_file_is_alone_and_tells_what_it_is(detector, onnx_file):
     assert [p.name for p in onnx_file.parent.iterdir()] == ['d.onnx']
+    # no paths of the machine that wrote it
+    assert str(Path(torch.__file__).parent).encode() not in onnx_file.read_bytes()
     _, session = run_onnx(onnx_file, np.zeros((detector.size, detector.size, 3), np.uint8))
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts['classes']) == detector.vocab.names
