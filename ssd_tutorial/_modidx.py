@@ -358,6 +358,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'ssd_tutorial.ladder': { 'ssd_tutorial.ladder.AverageWeights': ('ladder.html#averageweights', 'ssd_tutorial/ladder.py'),
                                      'ssd_tutorial.ladder.AverageWeights.__init__': ( 'ladder.html#averageweights.__init__',
                                                                                       'ssd_tutorial/ladder.py'),
+                                     'ssd_tutorial.ladder.AverageWeights._mix': ( 'ladder.html#averageweights._mix',
+                                                                                  'ssd_tutorial/ladder.py'),
                                      'ssd_tutorial.ladder.AverageWeights.after_fit': ( 'ladder.html#averageweights.after_fit',
                                                                                        'ssd_tutorial/ladder.py'),
                                      'ssd_tutorial.ladder.AverageWeights.after_step': ( 'ladder.html#averageweights.after_step',

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.ops import complete_box_iou_loss
 
 from .anchors import (CODERS, Anchors, Match, best_claim, box_around,
@@ -116,10 +116,17 @@ class AverageWeights(Callback):
         self.decay = decay
 
     def before_fit(self):
-        average = get_ema_multi_avg_fn(self.decay)
-        self.average = AveragedModel(self.model, multi_avg_fn=average)
+        self.steps = 0
+        self.average = AveragedModel(self.model, avg_fn=self._mix)
 
-    def after_step(self): self.average.update_parameters(self.model)
+    def _mix(self, average, weights, n):
+        # a young average forgets faster, or the random weights of the beginning would stay
+        share = min(self.decay, self.steps / (10 + self.steps))
+        return average.lerp(weights, 1 - share)
+
+    def after_step(self):
+        self.steps += 1
+        self.average.update_parameters(self.model)
 
     def after_fit(self): self.model.load_state_dict(self.average.module.state_dict())
 

@@ -346,7 +346,7 @@ def test_a_mosaic_leaves_out_what_has_left_its_image():
 
 def test_the_average_lies_between_first_and_last_weights():
     class Learn: model = torch.nn.Linear(1, 1, bias=False)
-    average = AverageWeights(decay=.5)
+    average = AverageWeights(decay=.2)
     average.learn = Learn
     with torch.no_grad(): Learn.model.weight.fill_(1.)
     average.before_fit()
@@ -354,7 +354,7 @@ def test_the_average_lies_between_first_and_last_weights():
         with torch.no_grad(): Learn.model.weight.fill_(value)
         average.after_step()
     average.after_fit()
-    assert Learn.model.weight.item() == pytest.approx(.5 * (.5 * 1 + .5 * 2) + .5 * 3)
+    assert Learn.model.weight.item() == pytest.approx(.2 * (2 / 12 * 1 + 10 / 12 * 2) + .8 * 3)
 
 
 # ---- a whole detector
