@@ -886,7 +886,10 @@ def test_a_model_trained_in_mixed_precision_is_exported_with_32_bits(mixed, tmp_
 
 class Half:
     "An export that fails while it is written."
-    class model: metadata_props = {}
+    class model:
+        metadata_props = {}
+        functions = {}
+        graph = ()
 
     def save(self, file, **kwargs):
         file.write_bytes(b'half')
