@@ -80,10 +80,10 @@ def add_row(file, row, measured):
         writer.writerow(row)
 
 
-def shapes(n, seed, **kind):
+def shapes(n, seed, hard=False):
     "Samples of the embedded data set, drawn once per machine."
     folder = Path(tempfile.gettempdir())/"ssd_tutorial_benchmarks"
-    return make_shapes(folder/f"shapes-{n}-{seed}{''.join(kind)}", n, seed, **kind)
+    return make_shapes(folder/f"shapes-{n}-{seed}{'hard' * hard}", n, seed, hard)
 
 
 def learner(train, situation="shapes", model="ssd", seed=0, workers=None, cbs=(), dtype=None,
@@ -182,6 +182,11 @@ def fastest(net, batch, steps=5):
     return min(times, key=times.get)
 
 
+def one_cycle(lr):
+    "Rate and momentum of fastai's one cycle, by the share of the training that is done."
+    return combined_cos(.25, lr / 25, lr, lr / 1e5), combined_cos(.25, .95, .85, .95)
+
+
 def fit_ssdlite(net, loader, seconds, lr=4e-3, trial=None):
     """AdamW and fastai's one cycle, stretched to the time; seconds, epochs, and what was chosen
     by the time that a batch takes, or the first `trial` images of it."""
@@ -189,8 +194,7 @@ def fit_ssdlite(net, loader, seconds, lr=4e-3, trial=None):
     layout, bf16 = fastest(net, [t[:trial] for t in next(iter(loader))])
     in_layout(net, layout)
     opt = torch.optim.AdamW(net.parameters(), lr, fused=True)
-    rate = combined_cos(.25, lr / 25, lr, lr / 1e5)
-    momentum = combined_cos(.25, .95, .85, .95)
+    rate, momentum = one_cycle(lr)
     step = 0
     start = time.perf_counter()
     while True:

@@ -12,21 +12,20 @@ beside this file, from which chapter 20 makes its tables and its picture; a row 
 already is not trained again: delete the file to measure anew.
 """
 import argparse
-import ast
 import inspect
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from common import add_row, machine, read_rows, shapes
+from common import add_row, machine, one_cycle, read_rows, shapes
 from fastai.callback.core import Callback, CancelFitException
-from fastai.callback.schedule import combined_cos
 from fastai.torch_core import set_seed
 from transfer import read
 
 from ssd_tutorial import anchors, ladder, loss, model
-from ssd_tutorial.anchors import SSDCoder, make_anchors, suggest_anchors
+from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors, suggest_anchors
 from ssd_tutorial.data import Vocab
 from ssd_tutorial.evaluate import evaluate, score_detections
 from ssd_tutorial.ladder import (AverageWeights, CIoULoss, DistanceCoder, MosaicTransform,
@@ -36,6 +35,9 @@ from ssd_tutorial.loss import (DistributionLoss, FocalLoss, GIoULoss, HardNegati
 from ssd_tutorial.model import grid_sizes, ssd_model
 from ssd_tutorial.predict import Detections, Detector
 from ssd_tutorial.recipes import preset, recipe_learner
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/"tools"))
+from measure_style import Code  # noqa: E402
 
 FILE = Path(__file__).with_name("ladder.csv")
 KEY = ["step", "data", "seed", "seconds"]
@@ -50,10 +52,9 @@ class Step:
     code: tuple = ()
 
 
-def grid_anchors(coder=None, zooms=(1.,)):
-    "Anchors that do not depend on the data."
-    coders = {} if coder is None else dict(coder=coder)
-    return lambda train, grids: make_anchors(grids, zooms, **coders)
+def grid_anchors(coder):
+    "One anchor for each cell, whatever the data."
+    return lambda train, grids: make_anchors(grids, coder=coder)
 
 
 def chosen_anchors(train, grids): return make_anchors(**suggest_anchors(train, grids))
@@ -61,7 +62,7 @@ def chosen_anchors(train, grids): return make_anchors(**suggest_anchors(train, g
 
 STEPS = dict(
     article=Step("the article: 16 anchors in one grid", None, dict(
-        arch="resnet8", maps=0, k=1, anchors=grid_anchors(), loss=SSDLoss)),
+        arch="resnet8", maps=0, k=1, anchors=grid_anchors(TanhCoder()), loss=SSDLoss)),
     grids=Step("three grids", "article", dict(arch="resnet10", maps=3),
                (model.FeatureMaps, model.MultiScaleHead)),
     coder=Step("SSD's offsets, and its division", "grids", dict(
@@ -87,7 +88,8 @@ STEPS = dict(
         numbers=64, anchors=grid_anchors(anchors.DistributionCoder()),
         box_loss=DistributionLoss), (anchors.DistributionCoder, loss.DistributionLoss)),
     ema=Step("average of the weights", "sides", dict(average=True), (ladder.AverageWeights,)),
-    mosaic=Step("mosaic", "sides", dict(mosaic=True), (ladder.MosaicTransform,)),
+    mosaic=Step("mosaic", "sides", dict(mosaic=True),
+                (ladder.MosaicTransform, ladder.four_in_one)),
     constant=Step("constant rate", "sides", dict(constant=True)),
     agnostic=Step("suppression across classes", "sides", dict(found="agnostic")),
     soft=Step("soft-NMS", "sides", dict(found="soft"), (ladder.soft_suppression,)),
@@ -103,14 +105,7 @@ def parts_of(name):
 
 def n_lines(things):
     "Lines of code, without docstrings, comments and blank lines."
-    count = 0
-    for thing in things:
-        tree = ast.parse(inspect.getsource(thing))
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef | ast.ClassDef): continue
-            if ast.get_docstring(node): node.body = node.body[1:] or [ast.Pass()]
-        count += len(ast.unparse(tree).splitlines())
-    return count
+    return sum(len(Code("", inspect.getsource(thing)).density) for thing in things)
 
 
 def now():
@@ -124,9 +119,8 @@ class Cycle(Callback):
     order = 61
     def __init__(self, seconds, lr, constant=False):
         self.seconds = seconds
-        self.rate = combined_cos(.25, lr / 25, lr, lr / 1e5)
+        self.rate, self.momentum = one_cycle(lr)
         if constant: self.rate = lambda done: lr
-        self.momentum = combined_cos(.25, .95, .85, .95)
 
     def before_fit(self):
         self.start = now()
@@ -220,8 +214,8 @@ def images_per_second(detector, test):
 def data_of(name, folders, seed):
     "Samples to train on and to judge by, and the situation."
     if name in folders: return *read(folders[name], seed), "pretrained"
-    hard = dict(hard=True) if name == "hard" else {}
-    return shapes(1000, 0, **hard), shapes(200, 1, **hard), "shapes"
+    hard = name == "hard"
+    return shapes(1000, 0, hard), shapes(200, 1, hard), "shapes"
 
 
 # what only changes prediction is judged with the detector of the step below

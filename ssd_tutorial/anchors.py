@@ -188,7 +188,6 @@ class SSDCoder:
         stretch = (b[..., 2:].clamp(min=1e-6) / size).log()
         return torch.cat([move / self.variances[0], stretch / self.variances[1]], -1)
 
-
 # %% ../nbs/07_anchors.ipynb #7a10c030
 def text_table(columns: list, # headings
                rows: list, # lists of texts, each as long as `columns`

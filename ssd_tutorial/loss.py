@@ -241,7 +241,6 @@ def paired_iou(boxes: Tensor, # `(...,4)` xyxy
     iou = shared / union.clamp(min=1e-12)
     return iou, iou - (around - union) / around
 
-
 # %% ../nbs/08_loss.ipynb #0ba10008
 class GIoULoss(nn.Module):
     "1 - GIoU of predicted and wanted boxes (Rezatofighi et al. 2019), times a weight."

@@ -222,7 +222,6 @@ class MultiScaleHead(nn.Module):
     def _rows(self, outs, xs): # the rows of all grids, one after the other
         return torch.cat([flatten_cells(out(x), self.k) for out, x in zip(outs, xs)], dim=1)
 
-
 # %% ../nbs/06_model.ipynb #06fc0001
 class FeaturePyramid(nn.Module):
     "torchvision's: each map gets what the coarser ones know (Lin et al. 2017, section 3)."
@@ -240,7 +239,6 @@ class FeaturePyramid(nn.Module):
         return list(self.pyramid(named).values())
 
 NECKS = {None: lambda widths: None, 'fpn': FeaturePyramid}
-
 
 # %% ../nbs/06_model.ipynb #769d4561
 class SSD(nn.Sequential):

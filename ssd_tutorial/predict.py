@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORE_THRESH', 'class_scores', 'show_predictions', 'non_max_suppression', 'suppress_across_classes', 'Detections',
-           'decode_predictions', 'Detector']
+           'decode_predictions', 'Detector', 'forget_sources']
 
 # %% ../nbs/11_predict.ipynb #f9debc5a
 import copy
@@ -455,6 +455,13 @@ class _ImageToObjects(nn.Module):
         per_class = box[rows], label[rows], score[rows]
         return suppress_across_classes(*per_class, self.across_thresh)
 
+# %% ../nbs/11_predict.ipynb #0b3b949b
+def forget_sources(model # what `torch.onnx.export` gives as `model`; changed in place
+    ) -> None:
+    "Take out where in the code each step comes from: paths of the machine, useless elsewhere."
+    for node in chain(model.graph, *model.functions.values()):
+        for part in (node, *node.outputs): part.metadata_props.clear()
+
 # %% ../nbs/11_predict.ipynb #0b3b949c
 @patch
 def to_onnx(self: Detector,
@@ -478,10 +485,7 @@ def to_onnx(self: Detector,
         onnx = torch.onnx.export(
             whole, (image,), input_names=['image'],
             output_names=['boxes', 'labels', 'scores'], dynamo=True, verbose=False)
-    # where in the code each step comes from: paths of this machine, of no use elsewhere
-    graphs = [onnx.model.graph, *onnx.model.functions.values()]
-    for node in chain(*graphs):
-        for part in (node, *node.outputs): part.metadata_props.clear()
+    forget_sources(onnx.model)
     onnx.model.metadata_props.update(classes=json.dumps(self.vocab.names), size=str(self.size))
     with atomic_write(path) as part: onnx.save(part, external_data=False)
     return path

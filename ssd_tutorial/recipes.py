@@ -33,7 +33,7 @@ from fastai.torch_core import default_device, set_seed
 # %% ../nbs/10_recipes.ipynb #b249dc4a
 # arguments of `ssd_model`
 HEADS = dict(
-    anchor_free = dict(maps=3, neck='fpn', numbers=4 * DistributionCoder().bins),
+    anchor_free = dict(maps=3, neck='fpn', numbers=DistributionCoder().numbers),
     ssd = dict(k=6, maps=3),
     article = {})
 
@@ -111,24 +111,22 @@ class Recipe:
 # %% ../nbs/10_recipes.ipynb #135e181d
 _SSD = dict(class_loss='hard_negatives', box_loss='giou')
 _SSD_SURE = dict(class_loss='varifocal', box_loss='giou')
-_ARTICLE = dict(class_loss='focal', box_loss='corners')
 _FREE = dict(class_loss='varifocal', box_loss='sides')
+_ARTICLE = dict(class_loss='focal', box_loss='corners')
+
+# what both models with several grids have in common
+_SHAPES = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
+               lr=3e-3, bs=32, augment='flip')
+_SCRATCH = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
+                lr=2e-3, bs=8, augment='flip')
+_PRETRAINED = dict(arch='mobilenet_v2', pretrained=True, frozen=2, lr=1e-3, bs=16,
+                   augment='photo')
 
 PRESETS = dict(
-    anchor_free = dict(
-        shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
-                      lr=3e-3, bs=32, augment='flip', **_FREE),
-        scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
-                       lr=2e-3, bs=8, augment='flip', **_FREE),
-        pretrained = dict(arch='mobilenet_v2', pretrained=True, size=288, frozen=2, epochs=60,
-                          lr=1e-3, bs=16, augment='photo', **_FREE)),
-    ssd = dict(
-        shapes = dict(arch='resnet10', pretrained=False, size=128, frozen=0, epochs=14,
-                      lr=3e-3, bs=32, augment='flip', **_SSD),
-        scratch = dict(arch='resnet10', pretrained=False, size=224, frozen=0, epochs=40,
-                       lr=2e-3, bs=8, augment='flip', **_SSD),
-        pretrained = dict(arch='mobilenet_v2', pretrained=True, size=224, frozen=2, epochs=80,
-                          lr=1e-3, bs=16, augment='photo', **_SSD_SURE)),
+    anchor_free = dict(shapes=_SHAPES | _FREE, scratch=_SCRATCH | _FREE,
+                       pretrained=_PRETRAINED | _FREE | dict(size=288, epochs=60)),
+    ssd = dict(shapes=_SHAPES | _SSD, scratch=_SCRATCH | _SSD,
+               pretrained=_PRETRAINED | _SSD_SURE | dict(size=224, epochs=80)),
     article = dict(
         shapes = dict(arch='resnet8', pretrained=False, size=128, frozen=0, epochs=14,
                       lr=2e-3, bs=8, augment='flip', **_ARTICLE),
@@ -154,30 +152,19 @@ def preset(model: str='ssd', # anchor_free, ssd or article
     return recipe
 
 # %% ../nbs/10_recipes.ipynb #f970cd34
-def _article_loss(recipe, train, grids, n_classes):
-    class_loss = CLASS_LOSSES[recipe.class_loss]()
-    return SSDLoss(make_anchors(grids), n_classes, class_loss)
+_LOSSES = dict(anchor_free=TaskAlignedLoss, ssd=MultiBoxLoss, article=SSDLoss)
 
-def _ssd_loss(recipe, train, grids, n_classes):
-    anchors = make_anchors(**suggest_anchors(train, grids))
-    class_loss = CLASS_LOSSES[recipe.class_loss]()
-    box_loss = BOX_LOSSES['ssd'][recipe.box_loss]()
-    return MultiBoxLoss(anchors, n_classes, class_loss, box_loss=box_loss)
-
-def _anchor_free_loss(recipe, train, grids, n_classes):
+def _recipe_anchors(recipe, train, grids):
+    "The anchors of a model: those that the data choose, or the same ones for all data."
+    if recipe.model == 'ssd': return make_anchors(**suggest_anchors(train, grids))
+    if recipe.model == 'article': return make_anchors(grids)
     coder = DistributionCoder()
     if min(grids) > 2 * (coder.bins - 1):
         raise ValueError(f'size {recipe.size}: the coarsest grid of {recipe.arch} has '
                          f'{min(grids)} cells a side, too many for an object as large as the '
                          f'image, as a side is at most {coder.bins - 1} cells away; take a '
                          'smaller size, or the ssd model')
-    anchors = make_anchors(grids, coder=coder)
-    class_loss = CLASS_LOSSES[recipe.class_loss]()
-    box_loss = BOX_LOSSES['anchor_free'][recipe.box_loss]()
-    return TaskAlignedLoss(anchors, n_classes, class_loss, box_loss)
-
-_LOSSES = dict(anchor_free=_anchor_free_loss, ssd=_ssd_loss, article=_article_loss)
-
+    return make_anchors(grids, coder=coder)
 
 # %% ../nbs/10_recipes.ipynb #f970cd35
 def fetch_weights(recipe: Recipe
@@ -199,7 +186,12 @@ def recipe_model(recipe: Recipe,
     model = ssd_model(recipe.arch, len(vocab), recipe.pretrained, **head)
     # how many cells a grid has depends on the body and on the image size
     grids = grid_sizes(model, recipe.size)
-    return model, _LOSSES[recipe.model](recipe, train, grids, len(vocab))
+    anchors = _recipe_anchors(recipe, train, grids)
+    losses = dict(class_loss=CLASS_LOSSES[recipe.class_loss]())
+    box_loss = BOX_LOSSES[recipe.model][recipe.box_loss]
+    # the article's compares corners by itself
+    if box_loss is not None: losses['box_loss'] = box_loss()
+    return model, _LOSSES[recipe.model](anchors, len(vocab), **losses)
 
 # %% ../nbs/10_recipes.ipynb #0d0d0001
 def recipe_loaders(train, # list of `Sample`

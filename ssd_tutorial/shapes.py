@@ -175,7 +175,6 @@ def random_boxes(rng: random.Random, # all randomness comes from it
                 break
     return boxes
 
-
 # %% ../nbs/02_shapes.ipynb #164d58e4
 _SIDES = [(160, 160), (192, 144), (144, 192), (208, 156), (176, 132), (240, 160)]
 

@@ -388,7 +388,6 @@ def load_checkpoint(learn: Learner, # new, as that which wrote the file was when
     learn.add_cb(_GoOn(state))
     return len(state['rows'])
 
-
 # %% ../nbs/09_train.ipynb #09fb1009
 def read_checkpoint(path # file of a `Checkpoint`
     ) -> dict: # `rows`, `weights`, `optimizer`, `smooth` and `facts`

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from hands import drag, middle, press_keys
 from ssd_tutorial.evaluate import HIT, match_detections
 from ssd_tutorial.predict import Detections, non_max_suppression, suppress_across_classes
 from ssd_tutorial.readers import Sample
@@ -192,26 +193,6 @@ def found(page):
 
 
 def shape(page, i=0): return part(page, '.play-object').nth(i)
-
-
-def middle(locator):
-    locator.scroll_into_view_if_needed()
-    b = locator.bounding_box()
-    return b['x'] + b['width'] / 2, b['y'] + b['height'] / 2
-
-
-def drag(page, locator, dx, dy):
-    x, y = middle(locator)
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + dx / 2, y + dy / 2)
-    page.mouse.move(x + dx, y + dy)
-    page.mouse.up()
-
-
-def keys(page, locator, *pressed):
-    locator.focus()
-    for key in pressed: page.keyboard.press(key)
 
 
 # ---- by numbers
@@ -395,17 +376,17 @@ def test_shapes_with_the_mouse(live):
 def test_shapes_with_the_keyboard(live):
     star = shape(live, 1)
     before = objects(live)[1]
-    keys(live, star, 'ArrowLeft', 'ArrowLeft', 'ArrowDown')
+    press_keys(live, star, 'ArrowLeft', 'ArrowLeft', 'ArrowDown')
     moved = objects(live)[1]
     assert_close(box(moved) - box(before), np.array([-.02, .01, -.02, .01]))
-    keys(live, star, 'Shift+ArrowLeft', 'Shift+ArrowDown')
+    press_keys(live, star, 'Shift+ArrowLeft', 'Shift+ArrowDown')
     assert_close(box(objects(live)[1]) - box(moved), np.array([0, 0, -.01, .01]))
-    keys(live, star, 'r', 'r', 'r', 'Shift+R')
+    press_keys(live, star, 'r', 'r', 'r', 'Shift+R')
     assert objects(live)[1]['degrees'] == before['degrees'] + 10
-    keys(live, star, 'c')
+    press_keys(live, star, 'c')
     assert objects(live)[1]['color'] != before['color']
     assert 'yellow' not in star.get_attribute('aria-label')
-    keys(live, star, 'Delete')
+    press_keys(live, star, 'Delete')
     assert [o['name'] for o in objects(live)] == ['heart', 'arrow']
     # the keyboard goes on with the next one
     keys_on = live.evaluate('document.activeElement.getAttribute("aria-label")')
@@ -472,7 +453,7 @@ def test_new_shapes_and_drawings(live):
     assert live.evaluate('answers.at(-1).truth') == []
     press(live, 'Draw by hand')
     # with the keyboard a drawing comes ready
-    keys(live, part(live, 'button').filter(has_text='Draw by hand'), 'Enter')
+    press_keys(live, part(live, 'button').filter(has_text='Draw by hand'), 'Enter')
     assert [o['name'] for o in objects(live)] == ['drawing', 'drawing']
 
 
@@ -560,7 +541,7 @@ def test_a_box_is_taken_apart(live, served):
         assert float(scores[name]) == pytest.approx(want, abs=.002)
     assert 'IoU with the red heart: 0.9' in part(live, '.play-why').inner_text()
     # the numbers follow the shape
-    keys(live, shape(live, 0), *['ArrowRight'] * 3)
+    press_keys(live, shape(live, 0), *['ArrowRight'] * 3)
     settle(live)
     assert tables[0].locator('tbody tr').nth(2).locator('td').all_inner_texts() != boxes[2]
     shape(live, 2).click()
@@ -590,7 +571,7 @@ def test_everything_has_a_name_and_results_are_told(live):
         .filter(e => !(e.getAttribute('aria-label') || e.innerText || e.labels?.[0].innerText))
         .map(e => e.outerHTML)''')
     assert unnamed == []
-    keys(live, shape(live, 0), 'ArrowRight')
+    press_keys(live, shape(live, 0), 'ArrowRight')
     live.wait_for_function("document.querySelector('.play-status').textContent.length > 0")
     told = part(live, '.play-status').text_content()
     assert told.startswith('3 shapes: 3 found') and 'heart 1.00' in told

@@ -15,6 +15,7 @@ from torch import tensor
 from torch.testing import assert_close
 from torchvision.ops import batched_nms, nms
 
+from hands import drag, middle, press_keys
 from ssd_tutorial.anchors import SSDCoder, TanhCoder, make_anchors, match
 from ssd_tutorial.boxes import box_iou, xyxy_to_cxcywh
 from ssd_tutorial.evaluate import average_precision, match_detections, precision_recall
@@ -449,27 +450,6 @@ def objects(page, figure):
     return tensor(boxes).mul(100).round() / 100
 
 
-def middle(locator):
-    locator.scroll_into_view_if_needed()
-    b = locator.bounding_box()
-    return b['x'] + b['width'] / 2, b['y'] + b['height'] / 2
-
-
-def drag(page, locator, dx, dy):
-    x, y = middle(locator)
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x + dx / 2, y + dy / 2)
-    page.mouse.move(x + dx, y + dy)
-    page.mouse.up()
-
-
-def press(page, locator, *keys):
-    locator.focus()
-    for key in keys:
-        page.keyboard.press(key)
-
-
 def swipe(page, locator):
     "A finger moves up and to the right, where a page would scroll."
     x, y = middle(locator)
@@ -549,19 +529,19 @@ def test_iou_with_the_mouse(page):
 
 def test_iou_with_the_keyboard(page):
     star = part(page, 'iou', '.play-box.play-star')
-    press(page, star, 'ArrowRight', 'ArrowRight', 'ArrowUp')
+    press_keys(page, star, 'ArrowRight', 'ArrowRight', 'ArrowUp')
     assert check_iou(page)[0] == [.12, .19, .52, .59]
-    press(page, star, 'Shift+ArrowLeft', 'Shift+ArrowDown', 'Shift+ArrowDown')
+    press_keys(page, star, 'Shift+ArrowLeft', 'Shift+ArrowDown', 'Shift+ArrowDown')
     assert check_iou(page)[0] == [.12, .19, .51, .61]
     # the other box
-    press(page, star, 'Tab', 'ArrowDown')
+    press_keys(page, star, 'Tab', 'ArrowDown')
     assert check_iou(page)[0] == [.12, .19, .51, .61]
     assert box_in_text(page, 'iou', 'anchor') == [0, .01, .5, .51]
     assert page.evaluate('scrollY') == 0
 
 
 def test_the_goal_can_be_reached(page):
-    press(page, part(page, 'iou', '.play-box.play-star'), *['ArrowUp'] * 4)
+    press_keys(page, part(page, 'iou', '.play-box.play-star'), *['ArrowUp'] * 4)
     check_iou(page)
     assert 'Goal reached' in read(page, 'iou')
 
@@ -618,13 +598,13 @@ def test_anchors_with_the_mouse(page):
 
 def test_anchors_with_the_keyboard(page):
     for name in ['4x4', '1x1']:
-        press(page, control(page, 'anchors', name), ' ')
+        press_keys(page, control(page, 'anchors', name), ' ')
     # the only anchor is the best one for both objects: the later one gets it
     rows = check_anchors(page, (1,), *SETS[0][1:])
     assert rows['star'][1:] == ['0', '0']
-    press(page, control(page, 'anchors', '2x2'), ' ')
+    press_keys(page, control(page, 'anchors', '2x2'), ' ')
     before = check_anchors(page, (2, 1), *SETS[0][1:])
-    press(page, part(page, 'anchors', '.play-box.play-heart'), *['Shift+ArrowUp'] * 9)
+    press_keys(page, part(page, 'anchors', '.play-box.play-heart'), *['Shift+ArrowUp'] * 9)
     assert check_anchors(page, (2, 1), *SETS[0][1:])['heart'] != before['heart']
 
 
@@ -684,10 +664,10 @@ def test_matching_with_the_keyboard(page):
     assert check_matching(page, .27, .1)[1] == 'ignored'
     slide(page, 'matching', 'match_thresh', .35)                # the zone keeps its width
     check_matching(page, .35, .18)
-    press(page, control(page, 'matching', 'neg_thresh'), 'End')
+    press_keys(page, control(page, 'matching', 'neg_thresh'), 'End')
     check_matching(page, .35, .35)                              # never above match_thresh
     heart = part(page, 'matching', '.play-box.play-heart')
-    press(page, heart, *['ArrowLeft', 'ArrowUp'] * 24)
+    press_keys(page, heart, *['ArrowLeft', 'ArrowUp'] * 24)
     check_matching(page, .35, .35)
 
 
@@ -703,7 +683,7 @@ def test_matching_with_the_mouse(page):
 
 def test_two_objects_force_one_anchor(page):
     heart = part(page, 'matching', '.play-box.play-heart')
-    press(page, heart, *['ArrowLeft'] * 50, *['ArrowUp'] * 50, *['Shift+ArrowLeft'] * 5)
+    press_keys(page, heart, *['ArrowLeft'] * 50, *['ArrowUp'] * 50, *['Shift+ArrowLeft'] * 5)
     texts = check_matching(page, .4, .4)
     assert texts[0] == 'heart forced'
     assert 'the star has no forced match' in read(page, 'matching')
@@ -738,7 +718,7 @@ def test_coder_with_the_keyboard(page):
     slide(page, 'coder', ACTS[0], -1)
     slide(page, 'coder', ACTS[3], 2)
     assert check_coder(page, 'TanhCoder')[0] == [-1, 0, 0, 2]
-    press(page, control(page, 'coder', 'TanhCoder'), 'ArrowRight')
+    press_keys(page, control(page, 'coder', 'TanhCoder'), 'ArrowRight')
     assert check_coder(page, 'SSDCoder')[0] == [-1, 0, 0, 2]
 
 
@@ -758,7 +738,7 @@ def test_only_one_coder_reaches_the_star(page):
     fit.click()
     assert check_coder(page, 'TanhCoder')[1] == pytest.approx(.375**2 / .16, abs=2e-3)
     control(page, 'coder', 'SSDCoder').click()
-    press(page, fit, 'Enter')
+    press_keys(page, fit, 'Enter')
     assert check_coder(page, 'SSDCoder')[1] > .998
 
 
@@ -865,7 +845,7 @@ def test_loss_by_hand(page):
         numbers[0][i] = value
     star = check_loss(page, numbers)
     assert star[1] < first[1] and star[2] < first[2]
-    press(page, control(page, 'loss', '0'), *['ArrowRight'] * 4)
+    press_keys(page, control(page, 'loss', '0'), *['ArrowRight'] * 4)
     slide(page, 'loss', NUMBERS[0], 3)
     numbers[4][0] = 3
     assert check_loss(page, numbers)[1] > star[1]
@@ -935,7 +915,7 @@ def test_nms_step_by_step(page, crowded):
         if n % 2:
             button.click()
         else:
-            press(page, button, 'Enter')
+            press_keys(page, button, 'Enter')
         rivals = [k for k in kept if classes[k] == classes[i]]
         over = [k for k in rivals if iou[k, i] > .5]
         line = read(page, 'nms')
@@ -953,7 +933,7 @@ def test_nms_step_by_step(page, crowded):
     assert 0 < len(kept) < 12
     slide(page, 'nms', 'decisions', 3)
     assert 'Decision 3 of' in read(page, 'nms')
-    press(page, control(page, 'nms', 'decisions'), 'End')
+    press_keys(page, control(page, 'nms', 'decisions'), 'End')
     check_nms(page, crowded, .3, .5)
 
 
@@ -1075,7 +1055,7 @@ def test_tables_and_texts_stay_inside(page):
 def test_nothing_moves_by_itself(page):
     page.emulate_media(reduced_motion='reduce')
     before = page.locator('.play').all_inner_texts()
-    press(page, part(page, 'iou', '.play-box.play-star'), 'ArrowUp')
+    press_keys(page, part(page, 'iou', '.play-box.play-star'), 'ArrowUp')
     assert page.evaluate('document.getAnimations().length') == 0
     page.wait_for_timeout(300)
     assert page.locator('.play').all_inner_texts()[1:] == before[1:]

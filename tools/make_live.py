@@ -28,7 +28,7 @@ from ssd_tutorial.anchors import SSDCoder, make_anchors, suggest_anchors
 from ssd_tutorial.data import Vocab, denormalize, normalize, split_samples
 from ssd_tutorial.evaluate import evaluate
 from ssd_tutorial.model import grid_sizes
-from ssd_tutorial.predict import SCORE_THRESH, Detector
+from ssd_tutorial.predict import SCORE_THRESH, Detector, forget_sources
 from ssd_tutorial.readers import atomic_write
 from ssd_tutorial.recipes import fit_recipe, preset, recipe_learner
 from ssd_tutorial.shapes import background, draw_shape, make_shapes
@@ -68,11 +68,10 @@ def write_onnx(detector, path):
     names = {"input_names": ["image"], "output_names": ["logits", "offsets"]}
     program = torch.onnx.export(Rows(detector.model).eval(), (image,), **names, dynamo=True,
                                 verbose=False)
+    forget_sources(program.model)
     model = program.model_proto
     casts = [node for weight in model.graph.initializer if (node := shorten(weight))]
     nodes = [*casts, *model.graph.node]
-    # where in the code a step comes from: longer than the step itself, and of no use here
-    for part in [*nodes, *model.graph.value_info]: del part.metadata_props[:]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.checker.check_model(model)

@@ -86,6 +86,15 @@ globalThis.play = (() => {
 
   const shapeCorners = (name, box, degrees) => fit(OUTLINES[name], box, degrees)
 
+  // The example of the chapters: a star and a heart, and five anchors over them.
+  const toy = () => ({
+    names: ['star', 'heart'],
+    boxes: [[.1, .2, .5, .6], [.5, .5, .9, 1]],
+    anchors: [
+      [0, 0, .5, .5], [0, .5, .5, 1], [.5, 0, 1, .5], [.5, .5, 1, 1], [.25, .25, .75, .75],
+    ],
+  })
+
   // ---- anchors
 
   // In the order of make_anchors: grid by grid, x slowest, then zooms, then ratios.
@@ -330,6 +339,7 @@ globalThis.play = (() => {
     area, corners, cxcywh, intersection, iou, clip, argmax, OUTLINES, turn, around, fit,
     shapeCorners, anchorBoxes, match, decode, encode, sigmoid, focal, giou,
     multiBoxLoss, decisions,
-    nonMaxSuppression, nms, precisionRecall, bestAhead, averagePrecision, twelve, figures: {},
+    nonMaxSuppression, nms, precisionRecall, bestAhead, averagePrecision, twelve, toy,
+    figures: {},
   }
 })()

@@ -1,10 +1,10 @@
 // Anchors of some grids, zooms and ratios over two objects: how many there are, how well the
 // best ones fit, and how many are positive.
 (() => {
-  const {anchorBoxes, argmax, match} = play
+  const {anchorBoxes, argmax, match, toy} = play
   const {set, el, edges, count, shapePoints} = play.draw
   const {figure, choices, table, draggable, DRAG_HINT} = play.draw
-  const NAMES = ['star', 'heart']
+  const {names: NAMES} = toy()
   const LABELS = [1, 2]
   const RATIOS = [[1, 1], [1, .5], [.5, 1]]
 
@@ -25,7 +25,7 @@
   }
 
   play.figures.anchors = div => {
-    const boxes = [[.1, .2, .5, .6], [.5, .5, .9, 1]]
+    const {boxes} = toy()
     const choose = (legend, values, names, on) => {
       return choices(legend, values, names, on, () => update())
     }

@@ -1,12 +1,12 @@
 // One anchor, four activations, and the box that a coder makes of them.
 (() => {
-  const {corners, cxcywh, decode, encode, iou} = play
+  const {corners, cxcywh, decode, encode, iou, toy} = play
   const {set, el, edges, numbers, shapePoints} = play.draw
   const {figure, slider, choices, button, table} = play.draw
   // the anchor of the second cell in both directions of a 4x4 grid
   const ANCHOR = [.375, .375, .25, .25]
   const CELL = [.25, .25]
-  const STAR = [.1, .2, .5, .6]
+  const [STAR] = toy().boxes
   const MOST = 6
   const CODERS = ['TanhCoder', 'SSDCoder']
   const SLIDERS = ['centre x', 'centre y', 'width', 'height']

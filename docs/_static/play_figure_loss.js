@@ -1,13 +1,9 @@
 // The loss by hand: five anchors, a star and a heart; one anchor's numbers can be moved, and
 // every term of the loss moves with them.
 (() => {
-  const {cxcywh, decode, multiBoxLoss} = play
+  const {cxcywh, decode, multiBoxLoss, toy} = play
   const {el, set, edges, shapePoints, figure, slider, choices, button, table} = play.draw
-  const NAMES = ['star', 'heart']
-  const BOXES = [[.1, .2, .5, .6], [.5, .5, .9, 1]]
-  const ANCHORS = [
-    [0, 0, .5, .5], [0, .5, .5, 1], [.5, 0, 1, .5], [.5, .5, 1, 1], [.25, .25, .75, .75],
-  ]
+  const {names: NAMES, boxes: BOXES, anchors: ANCHORS} = toy()
   const CLASS_LOSSES = ['focal', 'hard_negatives', 'varifocal']
   const BOX_LOSSES = ['offsets', 'giou']
   const LOGITS = ['logit star', 'logit heart']

@@ -1,14 +1,11 @@
 // Which anchor is positive for which object: the table of IoUs, its largest values by column
 // and by row, and two thresholds.
 (() => {
-  const {argmax, match} = play
+  const {argmax, match, toy} = play
   const {set, el, edges, shapePoints} = play.draw
   const {figure, slider, table, draggable, DRAG_HINT} = play.draw
-  const NAMES = ['star', 'heart']
   const LABELS = [1, 2]
-  const ANCHORS = [
-    [0, 0, .5, .5], [0, .5, .5, 1], [.5, 0, 1, .5], [.5, .5, 1, 1], [.25, .25, .75, .75],
-  ]
+  const {names: NAMES, anchors: ANCHORS} = toy()
 
   // What becomes of each anchor: the kind is its class in the drawing and in the table.
   function targets({labels, index, forcedBy}) {
@@ -55,7 +52,7 @@
   }
 
   play.figures.matching = div => {
-    const boxes = [[.1, .2, .5, .6], [.5, .5, .9, 1]]
+    const {boxes} = toy()
     let zone = 0  // width of the ignore zone
     const range = [0, 1, .01, .4]
     const [matchRow, matchThresh] = slider('match_thresh', range, () => {

@@ -1,5 +1,6 @@
 // The scene as pixels: what the network gets.
 import {corners, generator} from './scene.js'
+const {within} = play.draw
 
 export const STROKE = .03  // width of a line drawn by hand
 
@@ -11,7 +12,7 @@ const mix = (a, b, t) => a + (b - a) * t
 // A few random values, enlarged smoothly.
 function clouds(grain, side, random) {
   const noise = Array.from({length: grain * grain}, random)
-  const at = v => Math.min(Math.max(v * grain / side - .5, 0), grain - 1)
+  const at = v => within(v * grain / side - .5, 0, grain - 1)
   return (x, y) => {
     const column = Math.floor(at(x))
     const row = Math.floor(at(y))

@@ -1,6 +1,6 @@
 // What is drawn: shapes, and drawings by hand, in a square of side 1. Plain objects and
 // functions that give changed ones.
-const {OUTLINES, area, around, clip, fit, turn} = play
+const {OUTLINES, area, around, clip, fit, intersection, turn} = play
 const {within} = play.draw
 
 export const NAMES = Object.keys(OUTLINES)
@@ -94,9 +94,7 @@ function randomBox(random) {
 
 // Share of the smaller box that both have in common.
 function hidden(a, b) {
-  const w = Math.min(a[2], b[2]) - Math.max(a[0], b[0])
-  const h = Math.min(a[3], b[3]) - Math.max(a[1], b[1])
-  return Math.max(w, 0) * Math.max(h, 0) / Math.min(area(a), area(b))
+  return area(intersection(a, b)) / Math.min(area(a), area(b))
 }
 
 // A box that hides little of the others, or none after twenty tries.
